@@ -21,9 +21,10 @@ class Softmax:
         else:
             e = np.exp(np.asarray(x))
             self.output = e / e.sum(axis=-1, keepdims=True)
-        return self.output  # type: ignore[no-any-return]
+        return self.output
 
     def backward(self) -> NDArray[Any]:
         """The Jacobian, batch + (n, n)."""
         p = self.output
-        return p[..., :, None] * (np.eye(p.shape[-1]) - p[..., None, :])
+        jacobian: NDArray[Any] = p[..., :, None] * (np.eye(p.shape[-1]) - p[..., None, :])
+        return jacobian
