@@ -1,7 +1,7 @@
 """Softmax for NumPy, its logarithm and its derivatives."""
 
-from fastsoftmax._functions import softmax
+from fastsoftmax._functions import log_softmax, logsumexp, softmax
 from fastsoftmax._layer import Softmax
 
-__all__ = ["Softmax", "softmax"]
+__all__ = ["Softmax", "log_softmax", "logsumexp", "softmax"]
 __version__ = "0.1.0"

@@ -1,20 +1,159 @@
-"""The public functions."""
+"""softmax, log_softmax and logsumexp.
+
+Each tries the native call, which takes contiguous rows of float32 or float64 as they are and
+answers None to anything else; `_general` then makes rows of whatever it is.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
-from fastsoftmax import _native
+from fastsoftmax import _longdouble, _native
+from fastsoftmax._arguments import (
+    Array,
+    Axes,
+    Axis,
+    check_out,
+    result_dtype,
+    to_array,
+    to_mask,
+    to_temperature,
+    working_dtype,
+)
+
+_KERNELS = {
+    "softmax": _native.softmax_rows,
+    "log_softmax": _native.log_softmax_rows,
+    "logsumexp": _native.logsumexp_rows,
+}
+_MASKED = {"softmax": 0.0, "log_softmax": -np.inf, "logsumexp": -np.inf}
+_LARGE = (
+    2.0**64
+)  # temperatures beyond, and x with them, are scaled down so that no threshold overflows
 
 
-def softmax(x: ArrayLike, axis: int = -1) -> NDArray[Any]:
-    """exp(x) / sum(exp(x)) along an axis."""
-    x = np.asarray(x)
-    if x.dtype not in (np.float32, np.float64):
-        x = x.astype(np.float64)
-    rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
-    y: NDArray[Any] = np.empty_like(rows) if rows.size == 0 else _native.softmax(rows)
-    return np.moveaxis(y, -1, axis)
+def softmax(
+    x: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    out: Array | None = None,
+    dtype: DTypeLike | None = None,
+) -> Any:
+    """exp(x / temperature) / sum(exp(x / temperature)) along an axis."""
+    y = _native.softmax(x, axis, where, temperature, out, dtype)
+    return _general("softmax", x, axis, where, temperature, out, dtype) if y is None else y
+
+
+def log_softmax(
+    x: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    out: Array | None = None,
+    dtype: DTypeLike | None = None,
+) -> Any:
+    """The logarithm of softmax."""
+    y = _native.log_softmax(x, axis, where, temperature, out, dtype)
+    return _general("log_softmax", x, axis, where, temperature, out, dtype) if y is None else y
+
+
+def logsumexp(
+    x: ArrayLike,
+    axis: Axis = -1,
+    *,
+    where: ArrayLike | None = None,
+    keepdims: bool = False,
+    out: Array | None = None,
+    dtype: DTypeLike | None = None,
+) -> Any:
+    """log(sum(exp(x))) along an axis."""
+    y = None if keepdims else _native.logsumexp(x, axis, where, 1.0, out, dtype)
+    return _general("logsumexp", x, axis, where, 1.0, out, dtype, keepdims) if y is None else y
+
+
+def _general(
+    name: str,
+    x: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    temperature: ArrayLike,
+    out: Array | None,
+    dtype: DTypeLike | None,
+    keepdims: bool = False,
+) -> Any:
+    source = to_array("x", x)
+    result = result_dtype("x", source.dtype)
+    if dtype is not None:
+        result = np.dtype(dtype)
+        if result_dtype("dtype", result) != result or result.kind == "b":
+            raise TypeError(f"dtype is {result.name}; a real floating-point type is expected")
+    working = working_dtype(result)
+    axes = Axes(source.shape, axis)
+    reduces = name == "logsumexp"
+    shape = (axes.kept if keepdims else axes.batch) if reduces else source.shape
+    mask: Any = np.ma.getmaskarray(source) if isinstance(source, np.ma.MaskedArray) else None
+    keep = to_mask(where, source.shape)
+    t = to_temperature(temperature, axes, working)
+    check_out(out, shape, result, mask is not None)
+
+    values = np.asarray(source)
+    if dtype is not None:
+        values = values.astype(result, copy=False)
+    rows = axes.rows(values, working)
+    if mask is not None:
+        keep = ~mask if keep is None else keep & ~mask
+    if keep is not None:
+        keep = axes.rows(keep)
+        # zeros in a row with nothing kept: nothing to signal there
+        nothing = -np.inf if reduces else np.where(keep.any(axis=-1, keepdims=True), -np.inf, 0)
+        rows = np.where(keep, rows, np.asarray(nothing, working))
+    if (t > _LARGE).any():
+        rows = np.ldexp(rows, np.where(t > _LARGE, -64, 0)[..., None])
+        t = np.where(t > _LARGE, t / _LARGE, t)
+
+    y = _of_rows(name, rows, t, may_overwrite=not np.may_share_memory(rows, source))
+    if keep is not None and not reduces:
+        y[~keep] = _MASKED[name]
+    y = y.astype(result, copy=False)
+    y = y.reshape(shape) if reduces else axes.back(y)
+    if mask is not None:
+        mask = mask.all(axis=axes.reduced, keepdims=keepdims) if reduces else mask
+    return _deliver(y, out, source, mask)
+
+
+def _of_rows(name: str, rows: Array, t: Array, may_overwrite: bool) -> Array:
+    """The function of contiguous rows, of shape batch + (n,)."""
+    reduces = name == "logsumexp"
+    shape = rows.shape[:-1] if reduces else rows.shape
+    if not rows.size:
+        return np.full(shape, _MASKED[name], rows.dtype)
+    if rows.dtype.itemsize > 8:
+        return _longdouble.rows(name, rows, t)
+    y = rows if may_overwrite and not reduces else np.empty(shape, rows.dtype)
+    _KERNELS[name](rows, y, np.require(t, np.float64, ["C", "A"]))
+    return y
+
+
+def _deliver(y: Array, out: Array | None, source: Array, mask: Array | None) -> Any:
+    """y in out, or as what the source is; a scalar where no dimension is left."""
+    if out is not None:
+        if isinstance(out, np.ma.MaskedArray):
+            out.data[...] = y
+            out.mask = np.asarray(mask)
+        else:
+            out[...] = y
+        return out
+    if not y.flags.c_contiguous:
+        y = y.copy(order="K" if source.flags.f_contiguous else "C")
+    if mask is not None:
+        masked = np.ma.MaskedArray(y, mask)
+        return masked if y.ndim else masked[()]
+    if type(source) is not np.ndarray:
+        return source.__array_wrap__(y, None, y.ndim == 0)
+    return y if y.ndim else y[()]

@@ -1,41 +1,164 @@
-// The module fastsoftmax._native: checks what Python hands over and calls the kernels.
+// The module fastsoftmax._native: checks what Python hands over, chooses the instruction set, calls the kernels.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <numpy/arrayobject.h>
+#include <numpy/ufuncobject.h>
 
-#include <algorithm>
-#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
 
 namespace {
 
-template <class T>
-void softmax(const T* x, T* y, npy_intp rows, npy_intp n) {
-    for (; rows--; x += n, y += n) {
-        T m = *std::max_element(x, x + n), sum = 0;
-        for (npy_intp i = 0; i < n; ++i) sum += y[i] = std::exp(x[i] - m);
-        for (npy_intp i = 0; i < n; ++i) y[i] /= sum;
-    }
+const Kernels* const compiled[] = {
+#if defined(FASTSOFTMAX_X86)
+    &kernels_avx512, &kernels_avx2, &kernels_baseline,
+#elif defined(FASTSOFTMAX_ARM64)
+    &kernels_neon,
+#else
+    &kernels_baseline,
+#endif
+};
+
+bool runs_here(const Kernels* k) {
+#if defined(FASTSOFTMAX_X86)
+    if (!std::strcmp(k->name, "avx512"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+    if (!std::strcmp(k->name, "avx2"))
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+#endif
+    return k->name != nullptr;
 }
 
-// softmax(x): along the last axis of a C-contiguous float32 or float64 array; None for anything else.
-PyObject* softmax(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    if (count != 1 || !PyArray_CheckExact(args[0])) Py_RETURN_NONE;
+const Kernels* kernels;  // the chosen ones
+
+constexpr npy_intp few = 8192;  // fewer elements are computed without releasing the GIL
+
+bool is_rows(PyArrayObject* a) {
+    int type = PyArray_TYPE(a);
+    return (type == NPY_FLOAT || type == NPY_DOUBLE) && PyArray_NDIM(a) > 0 && PyArray_ISCARRAY_RO(a) &&
+           PyArray_SIZE(a) > 0;
+}
+
+// Runs the kernel over all rows; false with an exception set, if NumPy's error state asks for one.
+bool run(Function function, PyArrayObject* x, PyArrayObject* y, const double* temperature, npy_intp stride) {
+    npy_intp size = PyArray_SIZE(x), n = PyArray_DIM(x, PyArray_NDIM(x) - 1);
+    Rows rows{PyArray_DATA(x), PyArray_DATA(y), size / n, n, temperature, stride};
+    Kernel kernel = kernels->rows[function][PyArray_TYPE(x) == NPY_FLOAT ? FLOAT32 : FLOAT64];
+    bool invalid;
+    if (size < few) {
+        invalid = kernel(rows);
+    } else {
+        Py_BEGIN_ALLOW_THREADS;
+        invalid = kernel(rows);
+        Py_END_ALLOW_THREADS;
+    }
+    static const char* const names[FUNCTIONS] = {"softmax", "log_softmax", "logsumexp"};
+    return !invalid || PyUFunc_GiveFloatingpointErrors(names[function], NPY_FPE_INVALID) == 0;
+}
+
+// Whether out can take the result of x directly: its shape and dtype, and the same memory as x or none of it.
+bool takes_directly(PyObject* out, PyArrayObject* x) {
+    if (!PyArray_CheckExact(out)) return false;
+    auto y = reinterpret_cast<PyArrayObject*>(out);
+    if (PyArray_TYPE(y) != PyArray_TYPE(x) || !PyArray_ISCARRAY(y) || !PyArray_SAMESHAPE(x, y)) return false;
+    const char *a = PyArray_BYTES(x), *b = PyArray_BYTES(y);
+    return a == b || a + PyArray_NBYTES(x) <= b || b + PyArray_NBYTES(y) <= a;
+}
+
+// function(x, axis, where, temperature, out, dtype): for a C-contiguous float32 or float64 array along its last
+// axis, and the defaults of what is not said here; None for anything else, which is not looked at further.
+template <Function function>
+PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 6) return PyErr_Format(PyExc_TypeError, "6 arguments expected, not %zd", count);
+    PyObject *axis = args[1], *where = args[2], *temperature = args[3], *out = args[4], *dtype = args[5];
+    if (!PyArray_CheckExact(args[0]) || where != Py_None || dtype != Py_None) Py_RETURN_NONE;
     auto x = reinterpret_cast<PyArrayObject*>(args[0]);
-    int type = PyArray_TYPE(x), ndim = PyArray_NDIM(x);
-    if ((type != NPY_FLOAT && type != NPY_DOUBLE) || ndim == 0 || PyArray_SIZE(x) == 0 || !PyArray_ISCARRAY_RO(x))
-        Py_RETURN_NONE;
-    auto y = reinterpret_cast<PyArrayObject*>(PyArray_SimpleNew(ndim, PyArray_DIMS(x), type));
-    if (!y) return nullptr;
-    npy_intp n = PyArray_DIM(x, ndim - 1), rows = PyArray_SIZE(x) / n;
-    if (type == NPY_FLOAT) softmax(static_cast<float*>(PyArray_DATA(x)), static_cast<float*>(PyArray_DATA(y)), rows, n);
-    else softmax(static_cast<double*>(PyArray_DATA(x)), static_cast<double*>(PyArray_DATA(y)), rows, n);
-    return reinterpret_cast<PyObject*>(y);
+    if (!is_rows(x) || !PyLong_CheckExact(axis) || !PyFloat_CheckExact(temperature)) Py_RETURN_NONE;
+    double t = PyFloat_AS_DOUBLE(temperature);
+    if (!(t > 0x1p-60 && t < 0x1p60)) Py_RETURN_NONE;
+    long a = PyLong_AsLong(axis);
+    if (a == -1 && PyErr_Occurred()) PyErr_Clear();
+    else if (a != -1 && a != PyArray_NDIM(x) - 1) Py_RETURN_NONE;
+    if (out != Py_None && !takes_directly(out, x)) Py_RETURN_NONE;
+
+    PyObject* y = out;
+    if (out == Py_None) {
+        y = PyArray_SimpleNew(PyArray_NDIM(x) - (function == LOGSUMEXP), PyArray_DIMS(x), PyArray_TYPE(x));
+        if (!y) return nullptr;
+    } else {
+        Py_INCREF(y);
+    }
+    if (!run(function, x, reinterpret_cast<PyArrayObject*>(y), &t, 0)) {
+        Py_DECREF(y);
+        return nullptr;
+    }
+    return function == LOGSUMEXP ? PyArray_Return(reinterpret_cast<PyArrayObject*>(y)) : y;
+}
+
+// function(x, y, temperature): x and y C-contiguous of one dtype, temperature float64 with one number or one a row.
+template <Function function>
+PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    bool ok = count == 3 && PyArray_Check(args[0]) && PyArray_Check(args[1]) && PyArray_Check(args[2]);
+    auto a = reinterpret_cast<PyArrayObject* const*>(args);
+    if (ok) {
+        npy_intp n = is_rows(a[0]) ? PyArray_DIM(a[0], PyArray_NDIM(a[0]) - 1) : 0;
+        npy_intp count = n ? PyArray_SIZE(a[0]) / n : 0, given = PyArray_SIZE(a[2]);
+        ok = n && PyArray_ISCARRAY(a[1]) && PyArray_TYPE(a[1]) == PyArray_TYPE(a[0]) &&
+             PyArray_SIZE(a[1]) == (function == LOGSUMEXP ? count : count * n) && PyArray_ISCARRAY_RO(a[2]) &&
+             PyArray_TYPE(a[2]) == NPY_DOUBLE && (given == 1 || given == count);
+    }
+    if (!ok) return PyErr_Format(PyExc_TypeError, "rows of float32 or float64, room for the result, temperatures");
+    auto temperature = static_cast<const double*>(PyArray_DATA(a[2]));
+    if (!run(function, a[0], a[1], temperature, PyArray_SIZE(a[2]) > 1)) return nullptr;
+    Py_RETURN_NONE;
+}
+
+// The instruction sets this machine can run, the fastest first.
+PyObject* available(PyObject*, PyObject*) {
+    PyObject* list = PyList_New(0);
+    for (const Kernels* k : compiled) {
+        if (!list || !runs_here(k)) continue;
+        PyObject* name = PyUnicode_FromString(k->name);
+        if (!name || PyList_Append(list, name) < 0) Py_CLEAR(list);
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
+PyObject* chosen(PyObject*, PyObject*) { return PyUnicode_FromString(kernels->name); }
+
+bool choose() {
+    const char* forced = std::getenv("FASTSOFTMAX_ISA");
+    for (const Kernels* k : compiled)
+        if (runs_here(k) && (!forced || !*forced || !std::strcmp(forced, k->name))) {
+            kernels = k;
+            return true;
+        }
+    PyObject* names = available(nullptr, nullptr);
+    if (names) PyErr_Format(PyExc_ImportError, "FASTSOFTMAX_ISA is '%s', but this machine and build have %R", forced, names);
+    Py_XDECREF(names);
+    return false;
+}
+
+PyMethodDef fast(const char* name, PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)) {
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL, nullptr};
 }
 
 PyMethodDef methods[] = {
-    {"softmax", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(
-        static_cast<PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t)>(softmax))), METH_FASTCALL, nullptr},
-    {nullptr, nullptr, 0, nullptr}};
+    fast("softmax", direct<SOFTMAX>),
+    fast("log_softmax", direct<LOG_SOFTMAX>),
+    fast("logsumexp", direct<LOGSUMEXP>),
+    fast("softmax_rows", rows<SOFTMAX>),
+    fast("log_softmax_rows", rows<LOG_SOFTMAX>),
+    fast("logsumexp_rows", rows<LOGSUMEXP>),
+    {"available_isas", available, METH_NOARGS, nullptr},
+    {"isa", chosen, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
 
 PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
 
@@ -43,5 +166,6 @@ PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", nullptr, -1, methods, nu
 
 PyMODINIT_FUNC PyInit__native() {
     import_array();
-    return PyModule_Create(&module);
+    import_umath();
+    return choose() ? PyModule_Create(&module) : nullptr;
 }

@@ -1,0 +1,179 @@
+"""What callers may pass, turned into rows and back; every error about it comes from here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+Array = NDArray[Any]
+Axis = int | Sequence[int] | None
+
+# What arrays of other libraries are known by; NumPy would convert most of them without a word.
+FOREIGN = (
+    "__array__",
+    "__array_interface__",
+    "__array_namespace__",
+    "__array_ufunc__",
+    "__cuda_array_interface__",
+    "__dlpack__",
+)
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def to_array(name: str, value: ArrayLike) -> Array:
+    """The argument called `name` as an array, if that is what NumPy users mean by it."""
+    if isinstance(value, np.ndarray):
+        foreign = type(value).__array_ufunc__ is not np.ndarray.__array_ufunc__
+    else:
+        foreign = not isinstance(value, np.generic) and any(hasattr(value, a) for a in FOREIGN)
+    if foreign:
+        raise TypeError(
+            f"{name} is a {_type_name(value)}, which has rules of its own; "
+            f"convert it to a numpy.ndarray first (for instance with numpy.asarray)"
+        )
+    return np.asanyarray(value)
+
+
+def _plain(name: str, value: Any) -> Array:
+    array = to_array(name, value)
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; only x (and out) may be one")
+    return np.asarray(array)
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def result_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What is computed from the argument called `name`: floats stay, integers give float64."""
+    if dtype.kind in "biu":
+        return np.dtype(np.float64)
+    if not _is_float(dtype):
+        raise TypeError(f"{name} has dtype {dtype.name}; real numbers are expected")
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
+
+
+def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What computes a result type: float32 for 16 bits, float64 for a longdouble of 64 bits."""
+    if dtype.itemsize <= 4:
+        return np.dtype(np.float32)
+    return dtype if dtype.itemsize > 8 else np.dtype(np.float64)
+
+
+@dataclass
+class Axes:
+    """The reduced axes of an array, and the way to rows and back."""
+
+    shape: tuple[int, ...]
+    reduced: tuple[int, ...]
+
+    def __init__(self, shape: tuple[int, ...], axis: Axis) -> None:
+        self.shape = shape
+        if axis is None or (not shape and axis in (0, -1)):
+            self.reduced = tuple(range(len(shape)))
+        else:
+            self.reduced = tuple(sorted(normalize_axis_tuple(axis, len(shape), "axis")))
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return tuple(n for i, n in enumerate(self.shape) if i not in self.reduced)
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The shape with the reduced axes of length 1."""
+        return tuple(1 if i in self.reduced else n for i, n in enumerate(self.shape))
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        rest = tuple(i for i in range(len(self.shape)) if i not in self.reduced)
+        return rest + self.reduced
+
+    def rows(self, x: Array, dtype: DTypeLike | None = None) -> Array:
+        """batch + (n,), contiguous; a view where x allows it."""
+        n = math.prod(self.shape[i] for i in self.reduced)
+        moved = np.require(x.transpose(self.order), dtype, ["C", "A"])
+        return moved.reshape((*self.batch, n))
+
+    def back(self, rows: Array) -> Array:
+        """Rows to the original shape, as a view."""
+        moved = rows.reshape([self.shape[i] for i in self.order])
+        return moved.transpose(np.argsort(self.order))
+
+
+def to_mask(where: Any, shape: tuple[int, ...]) -> Array | None:
+    """where as an array of bool of that shape."""
+    if where is None:
+        return None
+    mask = _plain("where", where)
+    if mask.dtype != bool:
+        raise TypeError(
+            f"where has dtype {mask.dtype.name}; bool is expected (True keeps an element)"
+        )
+    try:
+        return np.broadcast_to(mask, shape)
+    except ValueError:
+        raise ValueError(
+            f"where has shape {mask.shape}, which does not broadcast to that of x, {shape}"
+        ) from None
+
+
+def to_temperature(temperature: Any, axes: Axes, working: np.dtype[Any]) -> Array:
+    """The temperature of all rows, of shape (), or of each, of shape `axes.batch`."""
+    t = _plain("temperature", temperature)
+    if t.dtype.kind not in "biu" and not _is_float(t.dtype):
+        raise TypeError(f"temperature has dtype {t.dtype.name}; real numbers are expected")
+    t = t.astype(np.longdouble if working.itemsize > 8 else np.float64)
+    if not (np.isfinite(t) & (t > 0)).all():
+        raise ValueError(f"temperature must be positive and finite, not {temperature!r}")
+    limits = np.finfo(working)
+    with np.errstate(all="ignore"):
+        rate = t.dtype.type(math.log2(math.e)) / t
+    if not ((rate >= limits.tiny) & (rate <= limits.max)).all():
+        raise ValueError(
+            f"temperature is {temperature!r}; log2(e) / temperature must be a normal {working.name}"
+        )
+    if t.size == 1 and t.ndim <= len(axes.shape):
+        return t.reshape(())
+    try:
+        return np.broadcast_to(t, axes.kept).reshape(axes.batch)
+    except ValueError:
+        raise ValueError(
+            f"temperature has shape {t.shape}; it must broadcast to {axes.kept}: "
+            f"that of x, with length 1 along the axis"
+        ) from None
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], masked: bool = False) -> None:
+    """Refuses an out that cannot take the result."""
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out is a {_type_name(out)}; a numpy.ndarray is expected")
+    to_array("out", out)
+    if isinstance(out, np.ma.MaskedArray) != masked:
+        raise TypeError(
+            "out is a plain array, but x is masked: a masked array is expected"
+            if masked
+            else "out is a masked array, but x is not: a plain array is expected"
+        )
+    if out.dtype != dtype and out.dtype.newbyteorder("=") != dtype:
+        raise TypeError(f"out has dtype {out.dtype.name}; {dtype.name} is expected")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}; {shape} is expected")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")

@@ -1,0 +1,151 @@
+// exp(x / T) as 2^(x * log2(e) / T), for one element: everything here is inlined into loops that vectorise whole.
+#pragma once
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <limits>
+#include <type_traits>
+
+namespace {
+
+inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+
+// Relative to max, elements below -`window` (times T) vanish from every result; a maximum beyond `near` (times T)
+// is subtracted first, which is exact there for all that do not vanish. 2^offset keeps the smallest term normal.
+template <class T>
+struct Format;
+
+template <>
+struct Format<float> {
+    using Bits = uint32_t;
+    static constexpr int mantissa = 23, offset = 40;
+    static constexpr float magic = 0x1.8p23f, near = 256, window = 114;
+    // (2^r - 1) / r on [-1/2, 1/2]: relative error of 1 + r q(r) below 0.007 * 2^-24
+    static constexpr float q[] = {0.6931471832359906f, 0.24022650880947723f,   0.055504015358119971f, 0.0096180647143340942f,
+                                  0.0013341503755056105f, 0.0001545847877230062f, 1.3366145414907136e-5f};
+};
+
+template <>
+struct Format<double> {
+    using Bits = uint64_t;
+    static constexpr int mantissa = 52, offset = 80;
+    static constexpr double magic = 0x1.8p52, near = 2048, window = 760;
+    // the same: below 0.19 * 2^-53
+    static constexpr double q[] = {0x1.62e42fefa39efp-1,  0x1.ebfbdff82c58fp-3,  0x1.c6b08d704a0c6p-5,  0x1.3b2ab6fba4e79p-7,
+                                   0x1.5d87fe78a3f94p-10, 0x1.430912f86b7d7p-13, 0x1.ffcbfc6daa2bbp-17, 0x1.62c02242b9c2bp-20,
+                                   0x1.b524ebc8e2785p-24, 0x1.e4cf10d82571cp-28, 0x1.e9ec2ea030299p-32, 0x1.c4a29ee381ef1p-36};
+};
+
+// Horner, as a template: a loop over the coefficients would stay a loop, and nothing around it would vectorise.
+template <class T, size_t k = 0>
+inline T horner(T r) {
+    if constexpr (k + 1 == std::size(Format<T>::q)) return Format<T>::q[k];
+    else return fma(r, horner<T, k + 1>(r), Format<T>::q[k]);
+}
+
+// log2(e) / T as high + low, and the thresholds that scale with T.
+template <class T>
+struct Rate {
+    T high, low, near, window;
+    explicit Rate(double temperature) {
+        constexpr double log2e = 0x1.71547652b82fep+0, log2e_low = 0x1.777d0ffda0d24p-56;
+        double h = log2e / temperature;
+        double l = (fma(-h, temperature, log2e) + log2e_low) / temperature;
+        high = static_cast<T>(h);
+        low = static_cast<T>((h - high) + l);
+        near = static_cast<T>(Format<T>::near * temperature);
+        window = static_cast<T>(Format<T>::window * temperature);
+    }
+};
+
+// What the elements of a row with maximum m subtract, their lower limit, and the exponent added to every power.
+template <class T>
+struct Shift {
+    using Bits = typename Format<T>::Bits;
+    T c, limit;
+    Bits bias;
+    Shift(T m, const Rate<T>& rate) {
+        c = std::fabs(m) > rate.near ? m : 0;
+        limit = (m - c) - rate.window;
+        auto k = static_cast<typename std::make_signed<Bits>::type>(std::rint((m - c) * rate.high)) - Format<T>::offset;
+        constexpr Bits one = std::bit_cast<Bits>(T(1));
+        bias = one - (static_cast<Bits>(k) << Format<T>::mantissa);
+    }
+};
+
+// A power of two as value + tail, the tail being the rounding error of the value.
+template <class T>
+struct Power {
+    T value, tail;
+};
+
+template <class T>
+inline Power<T> power(T x, T c, T limit, typename Format<T>::Bits bias, T high, T low) {
+    using Bits = typename Format<T>::Bits;
+    T d = x - c;
+    d = d < limit ? limit : d;  // NaN stays
+    T t = fma(d, high, Format<T>::magic);  // its low bits are N = rint(d * high)
+    T r = fma(d, low, fma(d, high, Format<T>::magic - t));
+    T q = horner(r);
+    T e = fma(r, q, T(1));
+    T scale = std::bit_cast<T>(static_cast<Bits>((std::bit_cast<Bits>(t) << Format<T>::mantissa) + bias));
+    return {e * scale, fma(r, q, T(1) - e) * scale};
+}
+
+template <class T>
+inline Power<T> power(T x, const Shift<T>& s, const Rate<T>& rate) {
+    return power(x, s.c, s.limit, s.bias, rate.high, rate.low);
+}
+
+// An unevaluated sum, high + low.
+struct Pair {
+    double high, low;
+};
+
+// high + low += e + tail, with the rounding error of the sum (Knuth's two-sum).
+template <class T>
+inline void accumulate(double& high, T& low, double e, double tail) {
+    double s = high + e, b = s - high;
+    low += ((high - (s - b)) + (e - b)) + tail;
+    high = s;
+}
+
+inline Pair reciprocal(Pair sum) {
+    double high = 1 / sum.high;
+    return {high, (fma(-high, sum.high, 1.0) - high * sum.low) * high};
+}
+
+inline double scaled(Power<double> p, Pair by) {
+    return fma(p.value, by.high, fma(p.value, by.low, p.tail * by.high));
+}
+
+// log1p(rest), with rest = the sum of all terms but one of the largest, relative to it; `count` terms equal it.
+template <class T>
+inline double log1p_of(Pair others, Power<T> largest, double count) {
+    return std::log1p((others.high + others.low) / (static_cast<double>(largest.value) + largest.tail) + (count - 1));
+}
+
+// half / T as high + low: differences are halved, where that costs nothing, so that they don't overflow before T divides.
+template <class T>
+struct Inverse {
+    T half, high, low;
+    explicit Inverse(double temperature) {
+        half = temperature < 1 ? T(1) : T(0.5);
+        double h = 1 / (half * temperature);
+        high = static_cast<T>(h);
+        low = static_cast<T>((h - high) + fma(-h, half * temperature, 1.0) / (half * temperature));
+    }
+};
+
+// (x - m) / T - log: both terms have one sign, nothing cancels.
+template <class T>
+inline T log_probability(T x, T m, const Inverse<T>& inverse, T log) {
+    T d = fma(x, inverse.half, -m * inverse.half);
+    T y = fma(d, inverse.high, fma(d, inverse.low, -log));
+    return d >= std::numeric_limits<T>::lowest() ? y : d;  // -inf * 0 is no number
+}
+
+}  // namespace

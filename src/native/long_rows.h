@@ -1,0 +1,110 @@
+// One row at a time, for rows of any length: three passes of plain loops over its elements.
+#pragma once
+#include "exp2.h"
+#include "kernels.h"
+
+namespace {
+
+constexpr ptrdiff_t lanes = 16;   // element j is summed in lane j % 16, on every instruction set
+constexpr ptrdiff_t block = 512;  // stays in the first-level cache
+
+// The largest element, NaN passed over.
+template <class T>
+T maximum(const T* x, ptrdiff_t n) {
+    constexpr ptrdiff_t width = 4 * lanes;
+    T m[width];
+    for (ptrdiff_t l = 0; l < width; ++l) m[l] = -std::numeric_limits<T>::infinity();
+    ptrdiff_t i = 0;
+    for (; i + width <= n; i += width)
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < width; ++l) m[l] = x[i + l] > m[l] ? x[i + l] : m[l];
+    T largest = -std::numeric_limits<T>::infinity();
+    for (; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
+    for (ptrdiff_t l = 0; l < width; ++l) largest = m[l] > largest ? m[l] : largest;
+    return largest;
+}
+
+// Sums in double, plain for float32, compensated for float64; `low` takes the tails.
+template <class T>
+struct Lanes {
+    double high[lanes] = {};
+    T low[lanes] = {};
+
+    void add(const T* e, const T* tail, ptrdiff_t n) {
+        ptrdiff_t i = 0;
+        for (; i + lanes <= n; i += lanes) {
+#pragma omp simd
+            for (ptrdiff_t l = 0; l < lanes; ++l) add(l, e[i + l], tail[i + l]);
+        }
+        for (; i < n; ++i) add(i % lanes, e[i], tail[i]);
+    }
+    void add(ptrdiff_t l, T e, T tail) {
+        if constexpr (sizeof(T) == 4) high[l] += e, low[l] += tail;
+        else accumulate(high[l], low[l], e, tail);
+    }
+    Pair total() const {
+        Pair sum{0, 0};
+        for (ptrdiff_t l = 0; l < lanes; ++l) accumulate(sum.high, sum.low, high[l], low[l]);
+        return sum;
+    }
+};
+
+// What is left out of a sum of powers: nothing, or the terms equal to the largest, which are only counted.
+enum Leave { NOTHING, LARGEST };
+
+// The sum of 2^K exp(x / T); with `y`, the terms are stored there.
+template <Leave leave, class T>
+Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, const Shift<T>& shift, const Rate<T>& rate) {
+    Lanes<T> sums;
+    T value[block], tail[block];
+    for (ptrdiff_t i = 0; i < n; i += block) {
+        ptrdiff_t length = n - i < block ? n - i : block;
+        T* e = y ? y + i : value;
+#pragma omp simd
+        for (ptrdiff_t j = 0; j < length; ++j) {
+            Power<T> p = power(x[i + j], shift, rate);
+            bool left_out = leave == LARGEST && x[i + j] == m;
+            e[j] = left_out ? 0 : p.value;
+            tail[j] = left_out ? 0 : p.tail;
+        }
+        sums.add(e, tail, length);
+    }
+    return sums.total();
+}
+
+inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, const Rate<float>& rate) {
+    Pair sum = sum_of_powers<NOTHING>(x, y, n, m, Shift<float>(m, rate), rate);
+    double inverse = 1 / (sum.high + sum.low);
+    float high = static_cast<float>(inverse), low = static_cast<float>(inverse - high);
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = fma(y[i], high, y[i] * low);
+}
+
+// The terms are computed twice: stored, their rounding alone would cost another unit in the last place.
+inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, const Rate<double>& rate) {
+    Shift<double> shift(m, rate);
+    Pair sum = sum_of_powers<NOTHING>(x, static_cast<double*>(nullptr), n, m, shift, rate);
+    Pair inverse = reciprocal(sum);
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power(x[i], shift, rate), inverse);
+}
+
+// log(sum(exp((x - m) / T))) = log1p(rest): 1 + rest would lose what a small rest holds.
+template <class T>
+double log_of_rest(const T* x, ptrdiff_t n, T m, const Rate<T>& rate) {
+    Shift<T> shift(m, rate);
+    Pair others = sum_of_powers<LARGEST>(x, static_cast<T*>(nullptr), n, m, shift, rate);
+    ptrdiff_t count = 0;
+#pragma omp simd reduction(+ : count)
+    for (ptrdiff_t i = 0; i < n; ++i) count += x[i] == m;
+    return log1p_of(others, power(m, shift, rate), static_cast<double>(count));
+}
+
+template <class T>
+void log_softmax_row(const T* x, T* y, ptrdiff_t n, T m, const Rate<T>& rate, const Inverse<T>& inverse) {
+    T log = static_cast<T>(log_of_rest(x, n, m, rate));
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = log_probability(x[i], m, inverse, log);
+}
+
+}  // namespace
