@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import fastsoftmax as fsm
 import reference
 from reference import BFLOAT16, FLOATS, FORMATS, SHORT, Array, Exact
+
+import fastsoftmax as fsm
 
 FUNCTIONS = {"softmax": fsm.softmax, "log_softmax": fsm.log_softmax, "logsumexp": fsm.logsumexp}
 MAPS = {"softmax": fsm.softmax, "log_softmax": fsm.log_softmax}  # shape of x -> shape of x

@@ -243,15 +243,11 @@ def everything(
     x = np.asarray(x)
     rows = rows_of(x, axis)
     keep = rows_of(np.broadcast_to(True if where is None else np.asarray(where), x.shape), axis).x
-    t = np.asarray(temperature)
-    if t.ndim == x.ndim > 0:  # the shape with the reduced axes kept
-        t = np.squeeze(t, axis=rows.axes)
-    t = np.broadcast_to(t, rows.batch).ravel()
+    kept = tuple(1 if i in rows.axes else n for i, n in enumerate(x.shape))
+    t = np.broadcast_to(np.asarray(temperature), kept).ravel()
     evaluate = _rows_wide if x.dtype in FORMATS and FORMATS[x.dtype][0] <= 24 else _rows_mp
     p, logp, lse = evaluate(rows.x, keep, t)
-    shape = (
-        tuple(1 if i in rows.axes else n for i, n in enumerate(x.shape)) if keepdims else rows.batch
-    )
+    shape = kept if keepdims else rows.batch
     return rows.back(p), rows.back(logp), lse.map(lambda a: a.reshape(shape))
 
 

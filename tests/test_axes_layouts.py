@@ -9,10 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.exceptions import AxisError
-from numpy.lib.stride_tricks import as_strided, sliding_window_view
-
-import fastsoftmax as fsm
 from helpers import (
     FUNCTIONS,
     SIZES,
@@ -24,7 +20,11 @@ from helpers import (
     every_map,
     exact,
 )
+from numpy.exceptions import AxisError
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from reference import BFLOAT16, Array
+
+import fastsoftmax as fsm
 
 
 def unaligned(x: Array) -> Array:

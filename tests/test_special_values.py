@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import fastsoftmax as fsm
 from helpers import (
     FUNCTIONS,
     assert_accurate,
@@ -20,6 +18,8 @@ from helpers import (
     exact,
 )
 from reference import Array, widen
+
+import fastsoftmax as fsm
 
 
 def with_special(n: int, value: float, dtype: np.dtype) -> Array:

@@ -152,7 +152,7 @@ def _deliver(y: Array, out: Array | None, source: Array, mask: Array | None) -> 
     if not y.flags.c_contiguous:
         y = y.copy(order="K" if source.flags.f_contiguous else "C")
     if mask is not None:
-        masked = np.ma.MaskedArray(y, mask)
+        masked = np.ma.MaskedArray(y, np.array(mask))
         return masked if y.ndim else masked[()]
     if type(source) is not np.ndarray:
         return source.__array_wrap__(y, None, y.ndim == 0)

@@ -144,8 +144,9 @@ struct Inverse {
 template <class T>
 inline T log_probability(T x, T m, const Inverse<T>& inverse, T log) {
     T d = fma(x, inverse.half, -m * inverse.half);
+    T quotient = d * inverse.high;
     T y = fma(d, inverse.high, fma(d, inverse.low, -log));
-    return d >= std::numeric_limits<T>::lowest() ? y : d;  // -inf * 0 is no number
+    return quotient >= std::numeric_limits<T>::lowest() ? y : quotient;  // else the correction is no number
 }
 
 }  // namespace
