@@ -101,7 +101,9 @@ def masks_for(draw: st.DrawFn, x: Array) -> Array | None:
 
 @st.composite
 def temperatures_for(draw: st.DrawFn, x: Array, axis: Any) -> Any:
-    values = st.floats(0.1, 10)
+    # x / temperature is rounded in longdouble, but for powers of two
+    exact = x.dtype == np.longdouble
+    values: st.SearchStrategy[float] = st.sampled_from([0.25, 4.0]) if exact else st.floats(0.1, 10)
     if draw(st.booleans()):
         return draw(values)
     axes = reference.rows_of(x, axis).axes
@@ -184,7 +186,7 @@ def test_layer(data: st.DataObject, n: int) -> None:
     p = layer(x)
     jacobian, product = layer.backward(), layer.backward(grad)
     exact = reference.jacobian(x)
-    assert (reference.ulp_error(jacobian, exact, np.float64) <= 6).all()
+    assert (reference.ulp_error(jacobian, exact, np.float64) <= 5).all()
     scale = p * (np.abs(grad - grad[x.argmax()]) + p @ np.abs(grad - grad[x.argmax()]))
     expected = reference.vjp(x, grad).approximate()
     assert (np.abs(product - expected) <= 10 * 2.0**-52 * scale + 2e-323).all()

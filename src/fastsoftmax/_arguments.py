@@ -114,6 +114,20 @@ class Axes:
         moved = rows.reshape([self.shape[i] for i in self.order])
         return moved.transpose(np.argsort(self.order))
 
+    def room(
+        self, out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array
+    ) -> Array:
+        """Where a kernel writes rows of that shape: out itself where that is as good as new."""
+        if (
+            type(out) is np.ndarray
+            and out.dtype == dtype
+            and out.flags.carray
+            and self.order == tuple(range(len(self.shape)))
+            and not any(np.may_share_memory(out, a) for a in inputs)
+        ):
+            return out.reshape(shape)
+        return np.empty(shape, dtype)
+
 
 def to_mask(where: Any, shape: tuple[int, ...]) -> Array | None:
     """where as an array of bool of that shape."""
@@ -177,3 +191,22 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], masked: bo
         raise ValueError(f"out has shape {out.shape}; {shape} is expected")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
+
+
+def deliver(y: Array, out: Array | None, source: Array, mask: Any) -> Any:
+    """y in out, or as what the source is; a scalar where no dimension is left."""
+    if out is not None:
+        if isinstance(out, np.ma.MaskedArray):
+            out.data[...] = y
+            out.mask = np.asarray(mask)
+        elif not np.may_share_memory(out, y):  # else it is there already
+            out[...] = y
+        return out
+    if not y.flags.c_contiguous:
+        y = y.copy(order="K" if source.flags.f_contiguous else "C")
+    if mask is not None:
+        masked = np.ma.MaskedArray(y, np.array(mask))
+        return masked if y.ndim else masked[()]
+    if type(source) is not np.ndarray:
+        return source.__array_wrap__(y, None, y.ndim == 0)
+    return y if y.ndim else y[()]

@@ -17,6 +17,7 @@ from fastsoftmax._arguments import (
     Axes,
     Axis,
     check_out,
+    deliver,
     result_dtype,
     to_array,
     to_mask,
@@ -117,43 +118,23 @@ def _general(
         rows = np.ldexp(rows, np.where(t > _LARGE, -64, 0)[..., None])
         t = np.where(t > _LARGE, t / _LARGE, t)
 
-    y = _of_rows(name, rows, t, may_overwrite=not np.may_share_memory(rows, source))
+    y = _of_rows(
+        name, rows, t, axes.room(out, rows.shape[:-1] if reduces else rows.shape, working, source)
+    )
     if keep is not None and not reduces:
         y[~keep] = _MASKED[name]
     y = y.astype(result, copy=False)
     y = y.reshape(shape) if reduces else axes.back(y)
     if mask is not None:
         mask = mask.all(axis=axes.reduced, keepdims=keepdims) if reduces else mask
-    return _deliver(y, out, source, mask)
+    return deliver(y, out, source, mask)
 
 
-def _of_rows(name: str, rows: Array, t: Array, may_overwrite: bool) -> Array:
-    """The function of contiguous rows, of shape batch + (n,)."""
-    reduces = name == "logsumexp"
-    shape = rows.shape[:-1] if reduces else rows.shape
+def _of_rows(name: str, rows: Array, t: Array, y: Array) -> Array:
+    """The function of contiguous rows, of shape batch + (n,); y has room for it."""
     if not rows.size:
-        return np.full(shape, _MASKED[name], rows.dtype)
+        return np.full(y.shape, _MASKED[name], rows.dtype)
     if rows.dtype.itemsize > 8:
         return _longdouble.rows(name, rows, t)
-    y = rows if may_overwrite and not reduces else np.empty(shape, rows.dtype)
     _KERNELS[name](rows, y, np.require(t, np.float64, ["C", "A"]))
     return y
-
-
-def _deliver(y: Array, out: Array | None, source: Array, mask: Array | None) -> Any:
-    """y in out, or as what the source is; a scalar where no dimension is left."""
-    if out is not None:
-        if isinstance(out, np.ma.MaskedArray):
-            out.data[...] = y
-            out.mask = np.asarray(mask)
-        else:
-            out[...] = y
-        return out
-    if not y.flags.c_contiguous:
-        y = y.copy(order="K" if source.flags.f_contiguous else "C")
-    if mask is not None:
-        masked = np.ma.MaskedArray(y, np.array(mask))
-        return masked if y.ndim else masked[()]
-    if type(source) is not np.ndarray:
-        return source.__array_wrap__(y, None, y.ndim == 0)
-    return y if y.ndim else y[()]

@@ -1,4 +1,4 @@
-"""The kernels for longdouble, plainly: softmax, its logarithm and logsumexp of rows, in NumPy."""
+"""The kernels for rows of longdouble, plainly, in NumPy."""
 
 from __future__ import annotations
 
@@ -32,3 +32,21 @@ def rows(name: str, x: Array, temperature: Array) -> Array:
             y = shift + log if name == "logsumexp" else d / t - log
     y = np.where(np.isfinite(m), y, m if name == "logsumexp" else np.nan)
     return np.asarray(y[..., 0] if name == "logsumexp" else y)
+
+
+def vjp(p: Array, g: Array) -> Array:
+    """p * (g - sum(p * g)), relative to the largest p."""
+    k = p.argmax(axis=-1, keepdims=True) if p.shape[-1] else np.zeros((*p.shape[:-1], 0), int)
+    h = g - np.take_along_axis(g, k, axis=-1)
+    return np.asarray(p * (h - (p * h).sum(axis=-1, keepdims=True)))
+
+
+def jacobian(p: Array) -> Array:
+    """p[i] * ((i == j) - p[j]), with 1 - p of the largest as the sum of the others."""
+    y = 0 - p[..., :, None] * p[..., None, :]
+    if p.size:
+        i = np.arange(p.shape[-1])
+        first = i == p.argmax(axis=-1, keepdims=True)
+        others = np.where(first, 0, p).sum(axis=-1, keepdims=True)
+        y[..., i, i] = p * np.where(first, others, 1 - p)
+    return np.asarray(y)

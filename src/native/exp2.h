@@ -146,7 +146,7 @@ inline T log_probability(T x, T m, const Inverse<T>& inverse, T log) {
     T d = fma(x, inverse.half, -m * inverse.half);
     T quotient = d * inverse.high;
     T y = fma(d, inverse.high, fma(d, inverse.low, -log));
-    return quotient >= std::numeric_limits<T>::lowest() ? y : quotient;  // else the correction is no number
+    return quotient >= std::numeric_limits<T>::lowest() ? y : quotient - log;  // where y may be inf - inf
 }
 
 }  // namespace

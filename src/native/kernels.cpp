@@ -1,6 +1,7 @@
 // The kernels of one instruction set: compiled once for each, with FASTSOFTMAX_ISA its name (see CMakeLists.txt).
 #include "kernels.h"
 
+#include "derivatives.h"
 #include "long_rows.h"
 #include "short_rows.h"
 
@@ -91,6 +92,22 @@ bool rows(const Rows& r) {
     return call.invalid;
 }
 
+template <class T>
+bool vjp(const Rows& r) {
+    auto p = static_cast<const T*>(r.x), g = static_cast<const T*>(r.g);
+    auto y = static_cast<T*>(r.y);
+    for (ptrdiff_t i = 0; i < r.count; ++i) vjp_row(p + i * r.n, g + i * r.n, y + i * r.n, r.n);
+    return false;
+}
+
+template <class T>
+bool jacobian(const Rows& r) {
+    auto p = static_cast<const T*>(r.x);
+    auto y = static_cast<T*>(r.y);
+    for (ptrdiff_t i = 0; i < r.count; ++i) jacobian_row(p + i * r.n, y + i * r.n * r.n, r.n);
+    return false;
+}
+
 }  // namespace
 
 #define JOIN(a, b) a##b
@@ -104,5 +121,7 @@ const Kernels TABLE(FASTSOFTMAX_ISA) = {
         {rows<SOFTMAX, float>, rows<SOFTMAX, double>},
         {rows<LOG_SOFTMAX, float>, rows<LOG_SOFTMAX, double>},
         {rows<LOGSUMEXP, float>, rows<LOGSUMEXP, double>},
+        {vjp<float>, vjp<double>},
+        {jacobian<float>, jacobian<double>},
     },
 };

@@ -2,16 +2,17 @@
 #pragma once
 #include <cstddef>
 
-enum Function { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, FUNCTIONS };
+enum Function { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX_VJP, SOFTMAX_JACOBIAN, FUNCTIONS };
 enum Type { FLOAT32, FLOAT64, TYPES };
 
-// `count` rows of `n` contiguous elements, one after the other; `y` has n elements a row, or one (logsumexp).
+// `count` rows of `n` contiguous elements, one after the other.
 struct Rows {
-    const void* x;
-    void* y;
+    const void* x;  // of the derivatives: the probabilities
+    void* y;        // n elements a row; logsumexp: one, Jacobian: n * n
     ptrdiff_t count, n;
-    const double* temperature;
-    ptrdiff_t temperature_stride;  // 0: one for all rows, 1: one for each
+    const double* temperature = nullptr;
+    ptrdiff_t temperature_stride = 0;  // 0: one for all rows, 1: one for each
+    const void* g = nullptr;           // the gradient that vjp multiplies
 };
 
 using Kernel = bool (*)(const Rows&);  // true where a row has no answer: NumPy's 'invalid'

@@ -44,21 +44,21 @@ bool is_rows(PyArrayObject* a) {
 }
 
 // Runs the kernel over all rows; false with an exception set, if NumPy's error state asks for one.
-bool run(Function function, PyArrayObject* x, PyArrayObject* y, const double* temperature, npy_intp stride) {
-    npy_intp size = PyArray_SIZE(x), n = PyArray_DIM(x, PyArray_NDIM(x) - 1);
-    Rows rows{PyArray_DATA(x), PyArray_DATA(y), size / n, n, temperature, stride};
+bool run(Function function, PyArrayObject* x, Rows rows) {
     Kernel kernel = kernels->rows[function][PyArray_TYPE(x) == NPY_FLOAT ? FLOAT32 : FLOAT64];
     bool invalid;
-    if (size < few) {
+    if (rows.count * rows.n < few) {
         invalid = kernel(rows);
     } else {
         Py_BEGIN_ALLOW_THREADS;
         invalid = kernel(rows);
         Py_END_ALLOW_THREADS;
     }
-    static const char* const names[FUNCTIONS] = {"softmax", "log_softmax", "logsumexp"};
+    static const char* const names[FUNCTIONS] = {"softmax", "log_softmax", "logsumexp", "softmax_vjp", "softmax_jacobian"};
     return !invalid || PyUFunc_GiveFloatingpointErrors(names[function], NPY_FPE_INVALID) == 0;
 }
+
+npy_intp length(PyArrayObject* x) { return PyArray_DIM(x, PyArray_NDIM(x) - 1); }
 
 // Whether out can take the result of x directly: its shape and dtype, and the same memory as x or none of it.
 bool takes_directly(PyObject* out, PyArrayObject* x) {
@@ -92,28 +92,44 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     } else {
         Py_INCREF(y);
     }
-    if (!run(function, x, reinterpret_cast<PyArrayObject*>(y), &t, 0)) {
+    npy_intp n = length(x);
+    if (!run(function, x, {PyArray_DATA(x), PyArray_DATA(reinterpret_cast<PyArrayObject*>(y)), PyArray_SIZE(x) / n, n, &t})) {
         Py_DECREF(y);
         return nullptr;
     }
     return function == LOGSUMEXP ? PyArray_Return(reinterpret_cast<PyArrayObject*>(y)) : y;
 }
 
-// function(x, y, temperature): x and y C-contiguous of one dtype, temperature float64 with one number or one a row.
+// Whether a is C-contiguous, writeable, of x's dtype, and has so many elements.
+bool takes(PyArrayObject* a, PyArrayObject* x, npy_intp size) {
+    return PyArray_ISCARRAY(a) && PyArray_TYPE(a) == PyArray_TYPE(x) && PyArray_SIZE(a) == size;
+}
+
+// function_rows(x, y[, temperature or g]): all arrays C-contiguous, x, y and g of one dtype (float32 or float64);
+// temperature float64, with one number or one a row.
 template <Function function>
 PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    bool ok = count == 3 && PyArray_Check(args[0]) && PyArray_Check(args[1]) && PyArray_Check(args[2]);
+    constexpr bool derivative = function == SOFTMAX_VJP || function == SOFTMAX_JACOBIAN;
+    constexpr Py_ssize_t expected = function == SOFTMAX_JACOBIAN ? 2 : 3;
+    bool ok = count == expected;
+    for (Py_ssize_t i = 0; ok && i < count; ++i) ok = PyArray_Check(args[i]);
     auto a = reinterpret_cast<PyArrayObject* const*>(args);
-    if (ok) {
-        npy_intp n = is_rows(a[0]) ? PyArray_DIM(a[0], PyArray_NDIM(a[0]) - 1) : 0;
-        npy_intp count = n ? PyArray_SIZE(a[0]) / n : 0, given = PyArray_SIZE(a[2]);
-        ok = n && PyArray_ISCARRAY(a[1]) && PyArray_TYPE(a[1]) == PyArray_TYPE(a[0]) &&
-             PyArray_SIZE(a[1]) == (function == LOGSUMEXP ? count : count * n) && PyArray_ISCARRAY_RO(a[2]) &&
-             PyArray_TYPE(a[2]) == NPY_DOUBLE && (given == 1 || given == count);
+    if (ok = ok && is_rows(a[0]); ok) {
+        npy_intp n = length(a[0]), size = PyArray_SIZE(a[0]);
+        Rows rows{PyArray_DATA(a[0]), PyArray_DATA(a[1]), size / n, n};
+        ok = takes(a[1], a[0], function == LOGSUMEXP ? rows.count : function == SOFTMAX_JACOBIAN ? size * n : size);
+        if constexpr (function == SOFTMAX_VJP) {
+            ok = ok && is_rows(a[2]) && PyArray_TYPE(a[2]) == PyArray_TYPE(a[0]) && PyArray_SIZE(a[2]) == size;
+            rows.g = PyArray_DATA(a[2]);
+        } else if constexpr (!derivative) {
+            npy_intp given = PyArray_SIZE(a[2]);
+            ok = ok && PyArray_ISCARRAY_RO(a[2]) && PyArray_TYPE(a[2]) == NPY_DOUBLE && (given == 1 || given == rows.count);
+            rows.temperature = static_cast<const double*>(PyArray_DATA(a[2]));
+            rows.temperature_stride = given > 1;
+        }
+        if (ok && !run(function, a[0], rows)) return nullptr;
     }
-    if (!ok) return PyErr_Format(PyExc_TypeError, "rows of float32 or float64, room for the result, temperatures");
-    auto temperature = static_cast<const double*>(PyArray_DATA(a[2]));
-    if (!run(function, a[0], a[1], temperature, PyArray_SIZE(a[2]) > 1)) return nullptr;
+    if (!ok) return PyErr_Format(PyExc_TypeError, "contiguous arrays of fitting sizes and dtypes are expected");
     Py_RETURN_NONE;
 }
 
@@ -155,6 +171,8 @@ PyMethodDef methods[] = {
     fast("softmax_rows", rows<SOFTMAX>),
     fast("log_softmax_rows", rows<LOG_SOFTMAX>),
     fast("logsumexp_rows", rows<LOGSUMEXP>),
+    fast("softmax_vjp_rows", rows<SOFTMAX_VJP>),
+    fast("softmax_jacobian_rows", rows<SOFTMAX_JACOBIAN>),
     {"available_isas", available, METH_NOARGS, nullptr},
     {"isa", chosen, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -1,0 +1,156 @@
+"""The same row gives the same bits: alone or among others, in any layout, axis or output."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import (
+    FUNCTIONS,
+    SIZES,
+    assert_same_bits,
+    cast,
+    every_float,
+    every_function,
+    every_map,
+)
+from reference import Array
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+LONGER = [5000, 70_001]
+
+
+def rows(count: int, n: int, dtype: np.dtype, rng: np.random.Generator) -> Array:
+    return cast(rng.standard_normal((count, n)) * np.linspace(0.1, 30, count)[:, None], dtype)
+
+
+def one_by_one(name: str, x: Array) -> Array:
+    return np.array([FUNCTIONS[name](row) for row in x], dtype=x.dtype)
+
+
+@every_function
+@every_float
+@pytest.mark.parametrize("n", SIZES)
+def test_alone_or_in_a_batch(n: int, dtype: np.dtype, name: str, rng: np.random.Generator) -> None:
+    x = rows(21, n, dtype, rng)
+    alone = one_by_one(name, x)
+    assert_same_bits(FUNCTIONS[name](x), alone)
+    for start, stop in ((0, 1), (3, 20), (20, 21), (5, 13)):
+        assert_same_bits(FUNCTIONS[name](x[start:stop]), alone[start:stop])
+    order = rng.permutation(21)
+    assert_same_bits(FUNCTIONS[name](x[order]), alone[order])
+    cube = FUNCTIONS[name](x.reshape(3, 1, 7, n))
+    assert_same_bits(cube.reshape(alone.shape), alone)
+
+
+@every_function
+@every_float
+@pytest.mark.parametrize("n", SIZES)
+def test_any_axis_and_layout(n: int, dtype: np.dtype, name: str, rng: np.random.Generator) -> None:
+    x = rows(37, n, dtype, rng)
+    alone = one_by_one(name, x)
+    columns = alone if name == "logsumexp" else alone.T
+    assert_same_bits(FUNCTIONS[name](x.T, axis=0), columns)
+    assert_same_bits(FUNCTIONS[name](np.ascontiguousarray(x.T), axis=0), columns)
+    assert_same_bits(FUNCTIONS[name](np.asfortranarray(x)), alone)
+    middle = np.ascontiguousarray(np.broadcast_to(x.T[None], (2, n, 37)))
+    got = FUNCTIONS[name](middle, axis=1)
+    assert_same_bits(got[1], columns)
+    wide = np.zeros((74, 3 * n), dtype=dtype)
+    wide[::2, ::-3] = x
+    assert_same_bits(FUNCTIONS[name](wide[::2, ::-3]), alone)
+
+
+@every_function
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+def test_long_rows(dtype: np.dtype, name: str, rng: np.random.Generator) -> None:
+    for n in LONGER:
+        x = rows(5, n, dtype, rng)
+        alone = one_by_one(name, x)
+        assert_same_bits(FUNCTIONS[name](x), alone)
+        got = FUNCTIONS[name](np.asfortranarray(x))
+        assert_same_bits(got, alone)
+        assert_same_bits(FUNCTIONS[name](x[:, ::-1][:, ::-1]), alone)
+
+
+@every_function
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+def test_wherever_the_row_begins_in_memory(
+    dtype: np.dtype, name: str, rng: np.random.Generator
+) -> None:
+    for n in (5, 33, 100, 1000):
+        x = rows(1, n, dtype, rng)[0]
+        expected = FUNCTIONS[name](x)
+        for start in range(0, 70, 3):
+            buffer = np.zeros(x.nbytes + 80, dtype=np.uint8)
+            moved = buffer[start : start + x.nbytes].view(dtype)
+            moved[...] = x
+            assert_same_bits(FUNCTIONS[name](moved), expected)
+            out = np.zeros(expected.nbytes + 80, dtype=np.uint8)
+            out = out[start : start + expected.nbytes].view(dtype).reshape(expected.shape)
+            FUNCTIONS[name](moved, out=out)
+            assert_same_bits(out, expected)
+
+
+@every_function
+@every_float
+def test_into_out_or_not(dtype: np.dtype, name: str, rng: np.random.Generator) -> None:
+    for n in SIZES:
+        x = rows(6, n, dtype, rng)
+        expected = FUNCTIONS[name](x)
+        shape = expected.shape
+        padded = np.zeros(tuple(2 * s + 1 for s in shape), dtype=dtype)
+        for out in (
+            np.empty(shape, dtype),
+            np.empty(shape, dtype, order="F"),
+            padded[tuple(slice(1, None, 2) for _ in shape)],
+        ):
+            assert_same_bits(FUNCTIONS[name](x, out=out), expected)
+
+
+@every_function
+@every_float
+def test_with_where(dtype: np.dtype, name: str, rng: np.random.Generator) -> None:
+    for n in (3, 17, 64, 1000):
+        x = rows(7, n, dtype, rng)
+        where = rng.random(x.shape) < 0.6
+        got = FUNCTIONS[name](x, where=where)
+        alone = [FUNCTIONS[name](a, where=w) for a, w in zip(x, where, strict=True)]
+        assert_same_bits(got, np.array(alone, dtype=dtype))
+        columns = FUNCTIONS[name](np.asfortranarray(x).T, axis=0, where=where.T)
+        assert_same_bits(columns if name == "logsumexp" else columns.T, got)
+
+
+@every_map
+@every_float
+def test_with_temperature(dtype: np.dtype, name: str, rng: np.random.Generator) -> None:
+    for n in (3, 17, 64, 1000):
+        x = rows(7, n, dtype, rng)
+        temperature = rng.uniform(0.1, 10, 7)
+        got = FUNCTIONS[name](x, temperature=temperature)
+        for row, t, result in zip(x, temperature, got, strict=True):
+            assert_same_bits(FUNCTIONS[name](row, temperature=float(t)), result)
+        columns = FUNCTIONS[name](np.asfortranarray(x).T, axis=0, temperature=temperature)
+        assert_same_bits(columns.T, got)
+
+
+@every_function
+def test_neighbours_with_special_values_change_nothing(name: str, rng: np.random.Generator) -> None:
+    x = rows(20, 50, FLOAT32, rng)
+    expected = FUNCTIONS[name](x)
+    dirty = x.copy()
+    dirty[1::4, 7] = np.nan
+    dirty[2::4, 49] = np.inf
+    dirty[3::4] = -np.inf
+    for axis in (-1, 0):
+        with np.errstate(invalid="ignore"):
+            got = FUNCTIONS[name](dirty if axis else np.ascontiguousarray(dirty.T), axis=axis)
+        got = got if axis or name == "logsumexp" else got.T
+        assert_same_bits(got[::4], expected[::4])
+
+
+@every_function
+def test_again_and_again(name: str, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((300, 1000)).astype(np.float32)
+    first = FUNCTIONS[name](x)
+    for _ in range(5):
+        assert_same_bits(FUNCTIONS[name](x), first)
