@@ -125,11 +125,11 @@ def test_with_where(dtype: np.dtype, name: str, rng: np.random.Generator) -> Non
 def test_with_temperature(dtype: np.dtype, name: str, rng: np.random.Generator) -> None:
     for n in (3, 17, 64, 1000):
         x = rows(7, n, dtype, rng)
-        temperature = rng.uniform(0.1, 10, 7)
+        temperature = rng.uniform(0.1, 10, (7, 1))
         got = FUNCTIONS[name](x, temperature=temperature)
         for row, t, result in zip(x, temperature, got, strict=True):
-            assert_same_bits(FUNCTIONS[name](row, temperature=float(t)), result)
-        columns = FUNCTIONS[name](np.asfortranarray(x).T, axis=0, temperature=temperature)
+            assert_same_bits(FUNCTIONS[name](row, temperature=float(t[0])), result)
+        columns = FUNCTIONS[name](np.asfortranarray(x).T, axis=0, temperature=temperature.T)
         assert_same_bits(columns.T, got)
 
 
