@@ -118,14 +118,29 @@ inline Pair reciprocal(Pair sum) {
     return {high, (fma(-high, sum.high, 1.0) - high * sum.low) * high};
 }
 
-inline double scaled(Power<double> p, Pair by) {
+// A factor in the working type, as high + low.
+template <class T>
+struct Scale {
+    T high, low;
+    explicit Scale(Pair by) : high(static_cast<T>(by.high)), low(static_cast<T>((by.high - high) + by.low)) {}
+};
+
+template <class T>
+inline T scaled(Power<T> p, Scale<T> by) {
     return fma(p.value, by.high, fma(p.value, by.low, p.tail * by.high));
 }
 
-// log1p(rest), with rest = the sum of all terms but one of the largest, relative to it; `count` terms equal it.
-template <class T>
-inline double log1p_of(Pair others, Power<T> largest, double count) {
-    return std::log1p((others.high + others.low) / (static_cast<double>(largest.value) + largest.tail) + (count - 1));
+// What the logarithm of a row is computed in: for float64 the wider type of x86, where that costs little; else its
+// rounding adds one unit in the last place.
+template <class Result>
+using Logarithm = std::conditional_t<sizeof(Result) == 8 && std::numeric_limits<long double>::digits == 64, long double, double>;
+
+// log1p(rest), with rest = the sum of all terms but one of the largest, relative to it; `equal` terms equal it.
+template <class Result, class T>
+inline Logarithm<Result> log1p_of(Pair others, Power<T> largest, double equal) {
+    using Wide = Logarithm<Result>;
+    Wide rest = (Wide(others.high) + others.low) / (Wide(largest.value) + largest.tail);
+    return std::log1p(rest + (equal - 1));
 }
 
 // half / T as high + low: differences are halved, where that costs nothing, so that they don't overflow before T divides.

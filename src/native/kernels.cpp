@@ -44,7 +44,7 @@ struct Call {
             T m = maximum(x, n);
             if (!std::isfinite(m)) invalid |= row_without_maximum<function>(x, y, n, m);
             else if constexpr (function == SOFTMAX) softmax_row(x, y, n, m, rate);
-            else if constexpr (function == LOG_SOFTMAX) log_softmax_row(x, y, n, m, rate, inverse);
+            else if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, m, inverse, log_of_rest(x, n, m, rate));
             else *y = static_cast<T>(m + log_of_rest(x, n, m, rate));
         }
     }
@@ -108,6 +108,22 @@ bool jacobian(const Rows& r) {
     return false;
 }
 
+// A part of each row, whose partition is known (or, with PARTITION, grows); the temperature is one for all.
+template <Function function, class T>
+bool parts(const Rows& r) {
+    auto x = static_cast<const T*>(r.x);
+    auto y = static_cast<T*>(r.y);
+    Rate<T> rate(*r.temperature);
+    Inverse<T> inverse(*r.temperature);
+    for (ptrdiff_t i = 0; i < r.count; ++i, x += r.n, y += r.n) {
+        Partition& p = r.partition[i];
+        if constexpr (function == PARTITION) add_to(p, x, r.n, Shift<T>(static_cast<T>(p.max), rate), rate);
+        else if constexpr (function == SOFTMAX_PART) softmax_part(x, y, r.n, p, rate);
+        else log_softmax_part(x, y, r.n, p, rate, inverse);
+    }
+    return false;
+}
+
 }  // namespace
 
 #define JOIN(a, b) a##b
@@ -123,5 +139,8 @@ const Kernels TABLE(FASTSOFTMAX_ISA) = {
         {rows<LOGSUMEXP, float>, rows<LOGSUMEXP, double>},
         {vjp<float>, vjp<double>},
         {jacobian<float>, jacobian<double>},
+        {parts<PARTITION, float>, parts<PARTITION, double>},
+        {parts<SOFTMAX_PART, float>, parts<SOFTMAX_PART, double>},
+        {parts<LOG_SOFTMAX_PART, float>, parts<LOG_SOFTMAX_PART, double>},
     },
 };

@@ -2,8 +2,24 @@
 #pragma once
 #include <cstddef>
 
-enum Function { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX_VJP, SOFTMAX_JACOBIAN, FUNCTIONS };
+enum Function {
+    SOFTMAX,
+    LOG_SOFTMAX,
+    LOGSUMEXP,
+    SOFTMAX_VJP,
+    SOFTMAX_JACOBIAN,
+    PARTITION,         // of a part of each row: adds it to Rows::partition
+    SOFTMAX_PART,      // of a part of each row, when the partition is complete
+    LOG_SOFTMAX_PART,
+    FUNCTIONS
+};
 enum Type { FLOAT32, FLOAT64, TYPES };
+
+// A row's partition function relative to its largest element, known beforehand: `equal` elements are the largest, and
+// the powers of the others sum to others + low, times the 2^K that the largest implies.
+struct Partition {
+    double max, others, low, equal;
+};
 
 // `count` rows of `n` contiguous elements, one after the other.
 struct Rows {
@@ -13,6 +29,7 @@ struct Rows {
     const double* temperature = nullptr;
     ptrdiff_t temperature_stride = 0;  // 0: one for all rows, 1: one for each
     const void* g = nullptr;           // the gradient that vjp multiplies
+    Partition* partition = nullptr;    // one a row
 };
 
 using Kernel = bool (*)(const Rows&);  // true where a row has no answer: NumPy's 'invalid'

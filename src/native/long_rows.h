@@ -73,38 +73,71 @@ Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, const Shift<T>& shift, co
 }
 
 inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, const Rate<float>& rate) {
-    Pair sum = sum_of_powers<NOTHING>(x, y, n, m, Shift<float>(m, rate), rate);
-    double inverse = 1 / (sum.high + sum.low);
-    float high = static_cast<float>(inverse), low = static_cast<float>(inverse - high);
+    Pair inverse = reciprocal(sum_of_powers<NOTHING>(x, y, n, m, Shift<float>(m, rate), rate));
+    Scale<float> scale(inverse);
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = fma(y[i], high, y[i] * low);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{y[i], 0}, scale);
 }
 
-// The terms are computed twice: stored, their rounding alone would cost another unit in the last place.
+// y = exp(x / T) / sum, the powers computed anew.
+template <class T>
+void softmax_of(const T* x, T* y, ptrdiff_t n, const Shift<T>& shift, const Rate<T>& rate, Pair sum) {
+    Scale<T> scale(reciprocal(sum));
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power(x[i], shift, rate), scale);
+}
+
+// Stored powers would cost another unit in the last place.
 inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, const Rate<double>& rate) {
     Shift<double> shift(m, rate);
-    Pair sum = sum_of_powers<NOTHING>(x, static_cast<double*>(nullptr), n, m, shift, rate);
-    Pair inverse = reciprocal(sum);
-#pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power(x[i], shift, rate), inverse);
+    double* none = nullptr;
+    softmax_of(x, y, n, shift, rate, sum_of_powers<NOTHING>(x, none, n, m, shift, rate));
 }
 
-// log(sum(exp((x - m) / T))) = log1p(rest): 1 + rest would lose what a small rest holds.
+// Adds a row, or a part of it, to its partition.
 template <class T>
-double log_of_rest(const T* x, ptrdiff_t n, T m, const Rate<T>& rate) {
+void add_to(Partition& p, const T* x, ptrdiff_t n, const Shift<T>& shift, const Rate<T>& rate) {
+    T m = static_cast<T>(p.max), *none = nullptr;
+    Pair others = sum_of_powers<LARGEST>(x, none, n, m, shift, rate);
+    accumulate(p.others, p.low, others.high, others.low);
+    ptrdiff_t equal = 0;
+#pragma omp simd reduction(+ : equal)
+    for (ptrdiff_t i = 0; i < n; ++i) equal += x[i] == m;
+    p.equal += static_cast<double>(equal);
+}
+
+// log(sum(exp((x - m) / T))) of a row.
+template <class T>
+Logarithm<T> log_of_rest(const T* x, ptrdiff_t n, T m, const Rate<T>& rate) {
     Shift<T> shift(m, rate);
-    Pair others = sum_of_powers<LARGEST>(x, static_cast<T*>(nullptr), n, m, shift, rate);
-    ptrdiff_t count = 0;
-#pragma omp simd reduction(+ : count)
-    for (ptrdiff_t i = 0; i < n; ++i) count += x[i] == m;
-    return log1p_of(others, power(m, shift, rate), static_cast<double>(count));
+    Partition p{m, 0, 0, 0};
+    add_to(p, x, n, shift, rate);
+    return log1p_of<T>({p.others, p.low}, power(m, shift, rate), p.equal);
 }
 
 template <class T>
-void log_softmax_row(const T* x, T* y, ptrdiff_t n, T m, const Rate<T>& rate, const Inverse<T>& inverse) {
-    T log = static_cast<T>(log_of_rest(x, n, m, rate));
+void log_softmax_of(const T* x, T* y, ptrdiff_t n, T m, const Inverse<T>& inverse, Logarithm<T> log_of_rest) {
+    T log = static_cast<T>(log_of_rest);
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = log_probability(x[i], m, inverse, log);
+}
+
+template <class T>
+void softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, const Rate<T>& rate) {
+    T m = static_cast<T>(p.max);
+    Shift<T> shift(m, rate);
+    Power<T> largest = power(m, shift, rate);
+    Pair sum{p.others, p.low};
+    double e = largest.value, product = p.equal * e;
+    accumulate(sum.high, sum.low, product, fma(p.equal, e, -product) + p.equal * largest.tail);
+    softmax_of(x, y, n, shift, rate, sum);
+}
+
+template <class T>
+void log_softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, const Rate<T>& rate, const Inverse<T>& inverse) {
+    T m = static_cast<T>(p.max);
+    Power<T> largest = power(m, Shift<T>(m, rate), rate);
+    log_softmax_of(x, y, n, m, inverse, log1p_of<T>({p.others, p.low}, largest, p.equal));
 }
 
 }  // namespace

@@ -54,7 +54,7 @@ bool run(Function function, PyArrayObject* x, Rows rows) {
         invalid = kernel(rows);
         Py_END_ALLOW_THREADS;
     }
-    static const char* const names[FUNCTIONS] = {"softmax", "log_softmax", "logsumexp", "softmax_vjp", "softmax_jacobian"};
+    static const char* const names[] = {"softmax", "log_softmax", "logsumexp"};  // the others signal nothing
     return !invalid || PyUFunc_GiveFloatingpointErrors(names[function], NPY_FPE_INVALID) == 0;
 }
 
@@ -133,6 +133,26 @@ PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+// function_rows(x, y, partition, temperature): x and y as above, partition float64 with 4 numbers a row of x (kept up
+// to date by partition_rows, whose y is not used), temperature one float64.
+template <Function function>
+PyObject* parts(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    bool ok = count == 4 && PyFloat_Check(args[3]);
+    for (Py_ssize_t i = 0; ok && i < 3; ++i) ok = PyArray_Check(args[i]);
+    auto a = reinterpret_cast<PyArrayObject* const*>(args);
+    if (ok = ok && is_rows(a[0]); ok) {
+        npy_intp n = length(a[0]), size = PyArray_SIZE(a[0]);
+        double temperature = PyFloat_AS_DOUBLE(args[3]);
+        Rows rows{PyArray_DATA(a[0]), PyArray_DATA(a[1]), size / n, n, &temperature};
+        rows.partition = static_cast<Partition*>(PyArray_DATA(a[2]));
+        ok = (function == PARTITION || takes(a[1], a[0], size)) && PyArray_ISCARRAY(a[2]) &&
+             PyArray_TYPE(a[2]) == NPY_DOUBLE && PyArray_SIZE(a[2]) == 4 * rows.count;
+        if (ok && !run(function, a[0], rows)) return nullptr;
+    }
+    if (!ok) return PyErr_Format(PyExc_TypeError, "contiguous arrays of fitting sizes and dtypes are expected");
+    Py_RETURN_NONE;
+}
+
 // The instruction sets this machine can run, the fastest first.
 PyObject* available(PyObject*, PyObject*) {
     PyObject* list = PyList_New(0);
@@ -173,6 +193,9 @@ PyMethodDef methods[] = {
     fast("logsumexp_rows", rows<LOGSUMEXP>),
     fast("softmax_vjp_rows", rows<SOFTMAX_VJP>),
     fast("softmax_jacobian_rows", rows<SOFTMAX_JACOBIAN>),
+    fast("partition_rows", parts<PARTITION>),
+    fast("softmax_part_rows", parts<SOFTMAX_PART>),
+    fast("log_softmax_part_rows", parts<LOG_SOFTMAX_PART>),
     {"available_isas", available, METH_NOARGS, nullptr},
     {"isa", chosen, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},

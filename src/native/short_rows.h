@@ -58,13 +58,14 @@ struct Tile {
         }
         for (ptrdiff_t j = 0; j < n; ++j)
 #pragma omp simd
-            for (int l = 0; l < width; ++l) e[j][l] = scaled({e[j][l], tail[j][l]}, {inverse[l], inverse_low[l]});
+            for (int l = 0; l < width; ++l) e[j][l] = scaled<double>({e[j][l], tail[j][l]}, Scale<double>({inverse[l], inverse_low[l]}));
         for (int l = 0; l < width; ++l)
             for (ptrdiff_t j = 0; j < n; ++j) y[l * n + j] = static_cast<T>(e[j][l]);
     }
 
-    double log_of_rest(int l) const {
-        return log1p_of({sum[l], sum_low[l]}, power(max[l], c[l], limit[l], bias[l], high[l], low[l]), count[l]);
+    template <class T>
+    Logarithm<T> log_of_rest(int l) const {
+        return log1p_of<T>({sum[l], sum_low[l]}, power(max[l], c[l], limit[l], bias[l], high[l], low[l]), count[l]);
     }
 
     template <class T>
@@ -72,7 +73,7 @@ struct Tile {
         powers<true>();
         for (int l = 0; l < width; ++l) {
             Inverse<double> inverse(temperature[l * stride]);
-            double log = log_of_rest(l);
+            double log = static_cast<double>(log_of_rest<T>(l));
             for (ptrdiff_t j = 0; j < n; ++j)
                 y[l * n + j] = static_cast<T>(log_probability(x[j][l], max[l], inverse, log));
         }
@@ -81,7 +82,7 @@ struct Tile {
     template <class T>
     void logsumexp(T* y) {
         powers<true>();
-        for (int l = 0; l < width; ++l) y[l] = static_cast<T>(max[l] + log_of_rest(l));
+        for (int l = 0; l < width; ++l) y[l] = static_cast<T>(max[l] + log_of_rest<T>(l));
     }
 };
 
