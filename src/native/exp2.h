@@ -88,7 +88,8 @@ inline Power<T> power(T x, T c, T limit, typename Format<T>::Bits bias, T high, 
     T d = x - c;
     d = d < limit ? limit : d;  // NaN stays
     T t = fma(d, high, Format<T>::magic);  // its low bits are N = rint(d * high)
-    T r = fma(d, low, fma(d, high, Format<T>::magic - t));
+    T product = d * high;                  // r = d * (high + low) - N, rounded once
+    T r = (product - (t - Format<T>::magic)) + fma(d, low, fma(d, high, -product));
     T q = horner(r);
     T e = fma(r, q, T(1));
     T scale = std::bit_cast<T>(static_cast<Bits>((std::bit_cast<Bits>(t) << Format<T>::mantissa) + bias));
