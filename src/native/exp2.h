@@ -24,8 +24,8 @@ struct Format<float> {
     static constexpr int mantissa = 23, offset = 40;
     static constexpr float magic = 0x1.8p23f, near = 256, window = 114;
     // (2^r - 1) / r on [-1/2, 1/2]: relative error of 1 + r q(r) below 0.007 * 2^-24
-    static constexpr float q[] = {0.6931471832359906f, 0.24022650880947723f,   0.055504015358119971f, 0.0096180647143340942f,
-                                  0.0013341503755056105f, 0.0001545847877230062f, 1.3366145414907136e-5f};
+    static constexpr double q[] = {0.6931471832359906,    0.24022650880947723,   0.055504015358119971, 0.0096180647143340942,
+                                   0.0013341503755056105, 0.0001545847877230062, 1.3366145414907136e-5};
 };
 
 template <>
@@ -40,10 +40,11 @@ struct Format<double> {
 };
 
 // Horner, as a template: a loop over the coefficients would stay a loop, and nothing around it would vectorise.
-template <class T, size_t k = 0>
+template <class Result, size_t k = 0, class T>
 inline T horner(T r) {
-    if constexpr (k + 1 == std::size(Format<T>::q)) return Format<T>::q[k];
-    else return fma(r, horner<T, k + 1>(r), Format<T>::q[k]);
+    constexpr T q = static_cast<T>(Format<Result>::q[k]);
+    if constexpr (k + 1 == std::size(Format<Result>::q)) return q;
+    else return fma(r, horner<Result, k + 1>(r), q);
 }
 
 // log2(e) / T as high + low, and the thresholds that scale with T.
@@ -82,23 +83,25 @@ struct Power {
     T value, tail;
 };
 
-template <class T>
+// exp((x - c) / T) * 2^-K, accurate enough for a Result; in a wider type than that, the tail is not needed and 0.
+template <class Result, class T>
 inline Power<T> power(T x, T c, T limit, typename Format<T>::Bits bias, T high, T low) {
     using Bits = typename Format<T>::Bits;
     T d = x - c;
-    d = d < limit ? limit : d;  // NaN stays
+    d = d < limit ? limit : d;             // NaN stays
     T t = fma(d, high, Format<T>::magic);  // its low bits are N = rint(d * high)
     T product = d * high;                  // r = d * (high + low) - N, rounded once
     T r = (product - (t - Format<T>::magic)) + fma(d, low, fma(d, high, -product));
-    T q = horner(r);
+    T q = horner<Result>(r);
     T e = fma(r, q, T(1));
+    T tail = sizeof(Result) < sizeof(T) ? T(0) : fma(r, q, T(1) - e);
     T scale = std::bit_cast<T>(static_cast<Bits>((std::bit_cast<Bits>(t) << Format<T>::mantissa) + bias));
-    return {e * scale, fma(r, q, T(1) - e) * scale};
+    return {e * scale, tail * scale};
 }
 
 template <class T>
 inline Power<T> power(T x, const Shift<T>& s, const Rate<T>& rate) {
-    return power(x, s.c, s.limit, s.bias, rate.high, rate.low);
+    return power<T>(x, s.c, s.limit, s.bias, rate.high, rate.low);
 }
 
 // An unevaluated sum, high + low.
@@ -148,6 +151,7 @@ inline Logarithm<Result> log1p_of(Pair others, Power<T> largest, double equal) {
 template <class T>
 struct Inverse {
     T half, high, low;
+    Inverse(T half, T high, T low) : half(half), high(high), low(low) {}
     explicit Inverse(double temperature) {
         half = temperature < 1 ? T(1) : T(0.5);
         double h = 1 / (half * temperature);

@@ -51,17 +51,18 @@ struct Call {
 
     template <int width>
     void tiles(ptrdiff_t count) {
-        Tile<width> tile;
+        Tile<T, width> tile;
         tile.n = n;
         Rate<double> rate(*temperature);
+        Inverse<double> inverse(*temperature);
         for (; count--; advance(width)) {
             tile.load(x);
             for (int l = 0; l < width; ++l) {
-                if (stride) rate = Rate<double>(temperature[l * stride]);
-                tile.shift(l, rate);
+                if (stride) rate = Rate<double>(temperature[l]), inverse = Inverse<double>(temperature[l]);
+                tile.set(l, rate, inverse);
             }
             if constexpr (function == SOFTMAX) tile.softmax(y);
-            else if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, temperature, stride);
+            else if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y);
             else tile.logsumexp(y);
             special_rows(tile);
         }
@@ -69,7 +70,7 @@ struct Call {
 
     // x may have been overwritten, the tile holds it.
     template <int width>
-    void special_rows(const Tile<width>& tile) {
+    void special_rows(const Tile<T, width>& tile) {
         for (int l = 0; l < width; ++l) {
             if (std::isfinite(tile.max[l])) continue;
             T row[short_row];

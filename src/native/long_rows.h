@@ -8,6 +8,12 @@ namespace {
 constexpr ptrdiff_t lanes = 16;   // element j is summed in lane j % 16, on every instruction set
 constexpr ptrdiff_t block = 512;  // stays in the first-level cache
 
+template <class T>
+void keep_larger(T* m, const T* x, ptrdiff_t n) {
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < n; ++l) m[l] = x[l] > m[l] ? x[l] : m[l];
+}
+
 // The largest element, NaN passed over.
 template <class T>
 T maximum(const T* x, ptrdiff_t n) {
@@ -15,13 +21,11 @@ T maximum(const T* x, ptrdiff_t n) {
     T m[width];
     for (ptrdiff_t l = 0; l < width; ++l) m[l] = -std::numeric_limits<T>::infinity();
     ptrdiff_t i = 0;
-    for (; i + width <= n; i += width)
-#pragma omp simd
-        for (ptrdiff_t l = 0; l < width; ++l) m[l] = x[i + l] > m[l] ? x[i + l] : m[l];
-    T largest = -std::numeric_limits<T>::infinity();
-    for (; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
-    for (ptrdiff_t l = 0; l < width; ++l) largest = m[l] > largest ? m[l] : largest;
-    return largest;
+    for (; i + width <= n; i += width) keep_larger(m, x + i, width);
+    for (; i + lanes <= n; i += lanes) keep_larger(m, x + i, lanes);
+    for (; i < n; ++i) keep_larger(m + i % lanes, x + i, 1);
+    for (ptrdiff_t half = width / 2; half > 0; half /= 2) keep_larger(m, m + half, half);
+    return m[0];
 }
 
 // Sums in double, plain for float32, compensated for float64; `low` takes the tails.
@@ -30,6 +34,10 @@ struct Lanes {
     double high[lanes] = {};
     T low[lanes] = {};
 
+    void add(ptrdiff_t l, double e, T tail) {
+        if constexpr (sizeof(T) == 4) high[l] += e, low[l] += tail;
+        else accumulate(high[l], low[l], e, tail);
+    }
     void add(const T* e, const T* tail, ptrdiff_t n) {
         ptrdiff_t i = 0;
         for (; i + lanes <= n; i += lanes) {
@@ -38,14 +46,12 @@ struct Lanes {
         }
         for (; i < n; ++i) add(i % lanes, e[i], tail[i]);
     }
-    void add(ptrdiff_t l, T e, T tail) {
-        if constexpr (sizeof(T) == 4) high[l] += e, low[l] += tail;
-        else accumulate(high[l], low[l], e, tail);
-    }
-    Pair total() const {
-        Pair sum{0, 0};
-        for (ptrdiff_t l = 0; l < lanes; ++l) accumulate(sum.high, sum.low, high[l], low[l]);
-        return sum;
+    Pair total() {
+        for (ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
+#pragma omp simd
+            for (ptrdiff_t l = 0; l < half; ++l) add(l, high[l + half], low[l + half]);
+        }
+        return {high[0], low[0]};
     }
 };
 

@@ -7,18 +7,17 @@
 
 namespace {
 
-constexpr ptrdiff_t short_row = 48;  // longer rows go one by one
+constexpr ptrdiff_t short_row = 31;  // longer rows go one by one
 
-template <int width>
+template <class T, int width>
 struct Tile {
     using Each = double[width];  // one number a row
     ptrdiff_t n;
     Each x[short_row], e[short_row], tail[short_row];  // [j][l] is element j of row l
-    Each max, c, limit, high, low;
+    Each max, c, limit, high, low, half, inverse_high, inverse_low;
     Each sum, sum_low, count;
     uint64_t bias[width];
 
-    template <class T>
     void load(const T* rows) {
         for (int l = 0; l < width; ++l)
             for (ptrdiff_t j = 0; j < n; ++j) x[j][l] = rows[l * n + j];
@@ -28,9 +27,15 @@ struct Tile {
             for (int l = 0; l < width; ++l) max[l] = x[j][l] > max[l] ? x[j][l] : max[l];
     }
 
-    void shift(int l, const Rate<double>& rate) {
+    void store(T* rows) const {
+        for (int l = 0; l < width; ++l)
+            for (ptrdiff_t j = 0; j < n; ++j) rows[l * n + j] = static_cast<T>(e[j][l]);
+    }
+
+    void set(int l, const Rate<double>& rate, const Inverse<double>& inverse) {
         Shift<double> s(std::isfinite(max[l]) ? max[l] : 0, rate);
         c[l] = s.c, limit[l] = s.limit, bias[l] = s.bias, high[l] = rate.high, low[l] = rate.low;
+        half[l] = inverse.half, inverse_high[l] = inverse.high, inverse_low[l] = inverse.low;
     }
 
     // The powers and their sum; with `others`, the terms equal to the largest are counted instead of added.
@@ -40,49 +45,49 @@ struct Tile {
         for (ptrdiff_t j = 0; j < n; ++j)
 #pragma omp simd
             for (int l = 0; l < width; ++l) {
-                Power<double> p = power(x[j][l], c[l], limit[l], bias[l], high[l], low[l]);
+                Power<double> p = power<T>(x[j][l], c[l], limit[l], bias[l], high[l], low[l]);
                 bool left_out = others && x[j][l] == max[l];
                 e[j][l] = p.value, tail[j][l] = p.tail;
                 count[l] += left_out ? 1 : 0;
-                accumulate(sum[l], sum_low[l], left_out ? 0 : p.value, left_out ? 0 : p.tail);
+                double value = left_out ? 0 : p.value, rest = left_out ? 0 : p.tail;
+                if constexpr (sizeof(T) == 4) sum[l] += value;
+                else accumulate(sum[l], sum_low[l], value, rest);
             }
     }
 
-    template <class T>
     void softmax(T* y) {
         powers<false>();
-        Each inverse, inverse_low;
+        Each by, by_low;
         for (int l = 0; l < width; ++l) {
             Pair p = reciprocal({sum[l], sum_low[l]});
-            inverse[l] = p.high, inverse_low[l] = p.low;
+            by[l] = p.high, by_low[l] = p.low;
         }
         for (ptrdiff_t j = 0; j < n; ++j)
 #pragma omp simd
-            for (int l = 0; l < width; ++l) e[j][l] = scaled<double>({e[j][l], tail[j][l]}, Scale<double>({inverse[l], inverse_low[l]}));
-        for (int l = 0; l < width; ++l)
-            for (ptrdiff_t j = 0; j < n; ++j) y[l * n + j] = static_cast<T>(e[j][l]);
+            for (int l = 0; l < width; ++l) e[j][l] = scaled<double>({e[j][l], tail[j][l]}, Scale<double>({by[l], by_low[l]}));
+        store(y);
     }
 
-    template <class T>
     Logarithm<T> log_of_rest(int l) const {
-        return log1p_of<T>({sum[l], sum_low[l]}, power(max[l], c[l], limit[l], bias[l], high[l], low[l]), count[l]);
+        return log1p_of<T>({sum[l], sum_low[l]}, power<T>(max[l], c[l], limit[l], bias[l], high[l], low[l]), count[l]);
     }
 
-    template <class T>
-    void log_softmax(T* y, const double* temperature, ptrdiff_t stride) {
+    void log_softmax(T* y) {
         powers<true>();
-        for (int l = 0; l < width; ++l) {
-            Inverse<double> inverse(temperature[l * stride]);
-            double log = static_cast<double>(log_of_rest<T>(l));
-            for (ptrdiff_t j = 0; j < n; ++j)
-                y[l * n + j] = static_cast<T>(log_probability(x[j][l], max[l], inverse, log));
-        }
+        Each log;
+        for (int l = 0; l < width; ++l) log[l] = static_cast<double>(log_of_rest(l));
+        for (ptrdiff_t j = 0; j < n; ++j)
+#pragma omp simd
+            for (int l = 0; l < width; ++l) {
+                Inverse<double> inverse{half[l], inverse_high[l], inverse_low[l]};
+                e[j][l] = log_probability(x[j][l], max[l], inverse, log[l]);
+            }
+        store(y);
     }
 
-    template <class T>
     void logsumexp(T* y) {
         powers<true>();
-        for (int l = 0; l < width; ++l) y[l] = static_cast<T>(max[l] + log_of_rest<T>(l));
+        for (int l = 0; l < width; ++l) y[l] = static_cast<T>(max[l] + log_of_rest(l));
     }
 };
 
