@@ -45,7 +45,64 @@ def softmax(
     out: Array | None = None,
     dtype: DTypeLike | None = None,
 ) -> Any:
-    """exp(x / temperature) / sum(exp(x / temperature)) along an axis."""
+    """
+    Probabilities from logits: exp(x / temperature) / sum(exp(x / temperature)).
+
+    Parameters
+    ----------
+    x : array_like
+        Real numbers. Floats (float16, bfloat16, float32, float64, longdouble) keep their dtype,
+        16-bit ones being computed in float32; integers and bool give float64.
+    axis : int, tuple of int or None
+        The axis along which the result sums to 1: several together, or all (None).
+    where : array_like of bool, optional
+        True keeps an element. The others, whatever they are, have no effect and come out as 0;
+        where nothing is kept, the result is 0. Broadcasts to the shape of `x`.
+    temperature : float or array_like
+        Divides `x`: positive and finite, of length 1 along `axis`.
+    out : ndarray, optional
+        Receives the result, and is returned: of the shape of `x` and the dtype of the result.
+        It may be `x` itself, or overlap it.
+    dtype : dtype, optional
+        `x` is converted to this floating-point type first.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of `x`. A masked array for a masked array, whose mask counts as `where`; a
+        scalar where `x` is one.
+
+    Raises
+    ------
+    TypeError
+        Where an argument is not of real numbers, or an array of another library.
+    ValueError
+        Where shapes do not fit, or the temperature is out of range.
+    numpy.exceptions.AxisError
+        Where `x` has no such axis.
+
+    Notes
+    -----
+    Within 2 units in the last place of the exact value (float16 and bfloat16: 0.51). A row with
+    NaN is NaN. A row with +inf, or with nothing but -inf, is NaN too, with the signal 'invalid'
+    of `numpy.errstate`.
+
+    The powers are taken of two, 2**(x * log2(e) / temperature), with log2(e) / temperature as the
+    sum of two numbers, so that no rounded difference x - max(x) enters. What that difference
+    costs: P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and
+    softmax functions", IMA Journal of Numerical Analysis 41 (2021), 2311-2330.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> fsm.softmax([1.0, 2.0, 3.0])
+    array([0.09003057, 0.24472847, 0.66524096])
+    >>> fsm.softmax([[1.0, 2.0], [3.0, 3.0]], axis=None).sum()
+    np.float64(1.0)
+    >>> fsm.softmax([1.0, 2.0, 3.0], where=[True, True, False])
+    array([0.26894142, 0.73105858, 0.        ])
+    """
     y = _native.softmax(x, axis, where, temperature, out, dtype)
     return _general("softmax", x, axis, where, temperature, out, dtype) if y is None else y
 
@@ -59,7 +116,35 @@ def log_softmax(
     out: Array | None = None,
     dtype: DTypeLike | None = None,
 ) -> Any:
-    """The logarithm of softmax."""
+    """
+    Logarithms of probabilities: x / temperature - logsumexp(x / temperature).
+
+    Parameters
+    ----------
+    x, axis, where, temperature, out, dtype
+        As for `softmax`; elements that `where` does not keep come out as -inf.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError, numpy.exceptions.AxisError
+        As `softmax` does.
+
+    Notes
+    -----
+    Within 2 units in the last place, also near 0: with m the largest element, and rest the sum
+    of the other exp(x - m), the result is (x - m) - log1p(rest), two terms of one sign.
+
+    Examples
+    --------
+    >>> import fastsoftmax as fsm
+    >>> fsm.log_softmax([30.0, 0.0])
+    array([-9.35762297e-14, -3.00000000e+01])
+    """
     y = _native.log_softmax(x, axis, where, temperature, out, dtype)
     return _general("log_softmax", x, axis, where, temperature, out, dtype) if y is None else y
 
@@ -73,7 +158,40 @@ def logsumexp(
     out: Array | None = None,
     dtype: DTypeLike | None = None,
 ) -> Any:
-    """log(sum(exp(x))) along an axis."""
+    """
+    The logarithm of the partition function: log(sum(exp(x))).
+
+    Parameters
+    ----------
+    x, axis, where, dtype
+        As for `softmax`.
+    keepdims : bool
+        Keeps the reduced axes, with length 1.
+    out : ndarray, optional
+        Receives the result, and is returned: of its shape and dtype.
+
+    Returns
+    -------
+    ndarray or scalar
+        Of the shape of `x` without the reduced axes. -inf where nothing is summed; +inf and -inf
+        in `x` count as what they are, without a signal.
+
+    Raises
+    ------
+    TypeError, ValueError, numpy.exceptions.AxisError
+        As `softmax` does.
+
+    Notes
+    -----
+    m + log1p(rest), with m the largest element and rest the sum of the other exp(x - m): within
+    2 units in the last place of the larger of abs(m) and the result, which may cancel.
+
+    Examples
+    --------
+    >>> import fastsoftmax as fsm
+    >>> fsm.logsumexp([[1000.0, 1000.0], [0.0, 0.0]])
+    array([1.00069315e+03, 6.93147181e-01])
+    """
     y = None if keepdims else _native.logsumexp(x, axis, where, 1.0, out, dtype)
     return _general("logsumexp", x, axis, where, 1.0, out, dtype, keepdims) if y is None else y
 

@@ -13,7 +13,32 @@ from fastsoftmax._functions import softmax
 
 
 class Softmax:
-    """Softmax along an axis, and the derivatives of its last call."""
+    """
+    Softmax as a layer: called with logits, then asked for the derivatives of that call.
+
+    Parameters
+    ----------
+    axis : int, tuple of int or None
+        The axis along which the output sums to 1.
+
+    Attributes
+    ----------
+    axis : int, tuple of int or None
+        As given.
+    output : ndarray or None
+        The result of the last call, which `backward` uses.
+
+    Examples
+    --------
+    >>> import fastsoftmax as fsm
+    >>> layer = fsm.Softmax()
+    >>> layer([[1.0, 2.0, 3.0]])
+    array([[0.09003057, 0.24472847, 0.66524096]])
+    >>> layer.backward().shape
+    (1, 3, 3)
+    >>> layer.backward([[1.0, 0.0, 0.0]])
+    array([[ 0.08192507, -0.02203304, -0.05989202]])
+    """
 
     axis: Axis
     output: Any
@@ -23,11 +48,50 @@ class Softmax:
         self.output = None
 
     def __call__(self, x: ArrayLike, normalization: bool = True) -> Any:
+        """
+        The probabilities of logits.
+
+        Parameters
+        ----------
+        x : array_like
+            Logits; dtypes, special values and errors as for `softmax`.
+        normalization : bool
+            True computes as `softmax` does. False is exp(x) / sum(exp(x)) as NumPy would have it,
+            with its signals: 'overflow' where an exp(x) is too large, and NaN then.
+
+        Returns
+        -------
+        ndarray
+            Of the shape of `x`; kept, not copied, as `output`.
+        """
         self.output = softmax(x, self.axis) if normalization else _plain(x, self.axis)
         return self.output
 
     def backward(self, grad: ArrayLike | None = None) -> Any:
-        """The Jacobian, or the vector-Jacobian product."""
+        """
+        The derivatives of the last call.
+
+        Parameters
+        ----------
+        grad : array_like, optional
+            The gradient of something with respect to the output, of its shape.
+
+        Returns
+        -------
+        ndarray
+            Without `grad`, the full Jacobian, as `softmax_jacobian` gives it. With it, the
+            gradient with respect to the logits, as `softmax_vjp` gives it.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first call.
+        ValueError
+            Where `grad` is not of the shape of the output.
+        MemoryError
+            Where the Jacobian is larger than the memory of the machine; `backward(grad)` needs
+            none of it.
+        """
         if self.output is None:
             raise RuntimeError("backward() needs the result of a call: call the layer with x first")
         if grad is None:

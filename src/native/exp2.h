@@ -100,7 +100,7 @@ inline Power<T> power(T x, T c, T limit, typename Format<T>::Bits bias, T high, 
 }
 
 template <class T>
-inline Power<T> power(T x, const Shift<T>& s, const Rate<T>& rate) {
+inline Power<T> power(T x, Shift<T> s, Rate<T> rate) {
     return power<T>(x, s.c, s.limit, s.bias, rate.high, rate.low);
 }
 

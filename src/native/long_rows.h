@@ -60,7 +60,7 @@ enum Leave { NOTHING, LARGEST };
 
 // The sum of 2^K exp(x / T); with `y`, the terms are stored there.
 template <Leave leave, class T>
-Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, const Shift<T>& shift, const Rate<T>& rate) {
+Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate) {
     Lanes<T> sums;
     T value[block], tail[block];
     for (ptrdiff_t i = 0; i < n; i += block) {
@@ -87,7 +87,7 @@ inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, const Ra
 
 // y = exp(x / T) / sum, the powers computed anew.
 template <class T>
-void softmax_of(const T* x, T* y, ptrdiff_t n, const Shift<T>& shift, const Rate<T>& rate, Pair sum) {
+void softmax_of(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Pair sum) {
     Scale<T> scale(reciprocal(sum));
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power(x[i], shift, rate), scale);
@@ -102,7 +102,7 @@ inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, const
 
 // Adds a row, or a part of it, to its partition.
 template <class T>
-void add_to(Partition& p, const T* x, ptrdiff_t n, const Shift<T>& shift, const Rate<T>& rate) {
+void add_to(Partition& p, const T* x, ptrdiff_t n, Shift<T> shift, Rate<T> rate) {
     T m = static_cast<T>(p.max), *none = nullptr;
     Pair others = sum_of_powers<LARGEST>(x, none, n, m, shift, rate);
     accumulate(p.others, p.low, others.high, others.low);
@@ -114,7 +114,7 @@ void add_to(Partition& p, const T* x, ptrdiff_t n, const Shift<T>& shift, const 
 
 // log(sum(exp((x - m) / T))) of a row.
 template <class T>
-Logarithm<T> log_of_rest(const T* x, ptrdiff_t n, T m, const Rate<T>& rate) {
+Logarithm<T> log_of_rest(const T* x, ptrdiff_t n, T m, Rate<T> rate) {
     Shift<T> shift(m, rate);
     Partition p{m, 0, 0, 0};
     add_to(p, x, n, shift, rate);
@@ -129,7 +129,7 @@ void log_softmax_of(const T* x, T* y, ptrdiff_t n, T m, const Inverse<T>& invers
 }
 
 template <class T>
-void softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, const Rate<T>& rate) {
+void softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, Rate<T> rate) {
     T m = static_cast<T>(p.max);
     Shift<T> shift(m, rate);
     Power<T> largest = power(m, shift, rate);
@@ -140,7 +140,7 @@ void softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, const Rate<
 }
 
 template <class T>
-void log_softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, const Rate<T>& rate, const Inverse<T>& inverse) {
+void log_softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, Rate<T> rate, const Inverse<T>& inverse) {
     T m = static_cast<T>(p.max);
     Power<T> largest = power(m, Shift<T>(m, rate), rate);
     log_softmax_of(x, y, n, m, inverse, log1p_of<T>({p.others, p.low}, largest, p.equal));

@@ -1,0 +1,57 @@
+"""What the documentation shows is what happens."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastsoftmax as fsm
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(test: doctest.DocTest) -> None:
+    with np.printoptions():
+        result = doctest.DocTestRunner().run(test)
+    assert result.attempted > 0 and result.failed == 0
+
+
+@pytest.mark.parametrize("name", fsm.__all__)
+def test_examples_of_docstrings(name: str) -> None:
+    thing = getattr(fsm, name)
+    (test,) = doctest.DocTestFinder(recurse=False).find(thing, name)
+    run(test)
+
+
+def test_example_of_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    run(doctest.DocTestParser().get_doctest(text.replace("```", ""), {}, "README", None, 0))
+
+
+@pytest.mark.parametrize("name", [n for n in fsm.__all__ if n != "Softmax"])
+def test_docstrings_name_every_parameter(name: str) -> None:
+    function: Any = getattr(fsm, name)
+    parameters = function.__doc__.split("Parameters")[1].split("Returns")[0]
+    for parameter in inspect.signature(function).parameters:
+        assert parameter in parameters
+
+
+def test_signatures() -> None:
+    expected = {
+        "softmax": "(x, axis=-1, *, where=None, temperature=1.0, out=None, dtype=None)",
+        "log_softmax": "(x, axis=-1, *, where=None, temperature=1.0, out=None, dtype=None)",
+        "logsumexp": "(x, axis=-1, *, where=None, keepdims=False, out=None, dtype=None)",
+        "softmax_vjp": "(p, g, axis=-1, *, out=None)",
+        "softmax_jacobian": "(p, axis=-1, *, out=None)",
+    }
+    for name, text in expected.items():
+        signature = inspect.signature(getattr(fsm, name))
+        plain = [
+            p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()
+        ]
+        assert str(inspect.Signature(plain)) == text
