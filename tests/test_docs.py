@@ -7,7 +7,6 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import fastsoftmax as fsm
@@ -16,8 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(test: doctest.DocTest) -> None:
-    with np.printoptions():
-        result = doctest.DocTestRunner().run(test)
+    result = doctest.DocTestRunner().run(test)
     assert result.attempted > 0 and result.failed == 0
 
 

@@ -5,7 +5,7 @@ Functions of arrays: `softmax`, `log_softmax`, `logsumexp`; derivatives from pro
 """
 
 try:
-    from fastsoftmax import _native
+    from fastsoftmax import _native as _native
 except ModuleNotFoundError as error:
     raise ImportError(
         "the compiled part of fastsoftmax is missing, for this Python at least: install the "
@@ -24,5 +24,3 @@ __all__ = [
     "softmax_vjp",
 ]
 __version__ = "0.1.0"
-
-del _native

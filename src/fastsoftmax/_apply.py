@@ -14,7 +14,14 @@ import numpy as np
 
 import fastsoftmax
 from fastsoftmax import _native
-from fastsoftmax._arguments import Array, Axes, result_dtype, to_temperature, working_dtype
+from fastsoftmax._arguments import (
+    Array,
+    Axes,
+    contiguous,
+    result_dtype,
+    to_temperature,
+    working_dtype,
+)
 
 BLOCK = 2**20  # elements at a time
 
@@ -101,7 +108,7 @@ def _long_rows(x: Array, y: Array, function: str, temperature: float, progress: 
 
     def parts() -> Iterator[tuple[slice, Array]]:
         for i in _steps(n, max(BLOCK // rows, 1)):
-            yield i, np.require(x[0, i].T, working, ["C", "A"])
+            yield i, contiguous(x[0, i].T, working)
             progress((i.stop - i.start) * rows)
 
     largest = np.full(rows, -np.inf, working)

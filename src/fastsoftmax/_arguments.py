@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,44 +74,55 @@ def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype if dtype.itemsize > 8 else np.dtype(np.float64)
 
 
-@dataclass
-class Axes:
-    """The reduced axes of an array, and the way to rows and back."""
+def contiguous(x: Array, dtype: DTypeLike | None = None) -> Array:
+    """x in native byte order, aligned and C-contiguous: as it is, or a copy."""
+    y = np.asarray(x, dtype, order="C")
+    return y if y.flags.aligned else y.copy()
 
-    shape: tuple[int, ...]
-    reduced: tuple[int, ...]
+
+class Axes:
+    """
+    The reduced axes of an array, and the way to rows and back.
+
+    Attributes
+    ----------
+    shape : the shape of the array.
+    reduced : the reduced axes, in order.
+    batch : the shape without them.
+    kept : the shape with 1 in their place.
+    order : all axes, the reduced ones last.
+    in_order : whether that is their order already.
+    """
 
     def __init__(self, shape: tuple[int, ...], axis: Axis) -> None:
+        ndim = len(shape)
         self.shape = shape
         if axis is None or (not shape and axis in (0, -1)):
-            self.reduced = tuple(range(len(shape)))
+            self.reduced = tuple(range(ndim))
         else:
-            self.reduced = tuple(sorted(normalize_axis_tuple(axis, len(shape), "axis")))
+            self.reduced = tuple(sorted(normalize_axis_tuple(axis, ndim, "axis")))
+        rest = tuple(i for i in range(ndim) if i not in self.reduced)
+        self.batch = tuple(shape[i] for i in rest)
+        self.kept = tuple(1 if i in self.reduced else n for i, n in enumerate(shape))
+        self.order = rest + self.reduced
+        self.in_order = self.order == tuple(range(ndim))
 
     @property
-    def batch(self) -> tuple[int, ...]:
-        return tuple(n for i, n in enumerate(self.shape) if i not in self.reduced)
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """The shape with the reduced axes of length 1."""
-        return tuple(1 if i in self.reduced else n for i, n in enumerate(self.shape))
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        rest = tuple(i for i in range(len(self.shape)) if i not in self.reduced)
-        return rest + self.reduced
+    def n(self) -> int:
+        """The length of a row."""
+        return math.prod(self.shape[i] for i in self.reduced)
 
     def rows(self, x: Array, dtype: DTypeLike | None = None) -> Array:
         """batch + (n,), contiguous; a view where x allows it."""
-        n = math.prod(self.shape[i] for i in self.reduced)
-        moved = np.require(x.transpose(self.order), dtype, ["C", "A"])
-        return moved.reshape((*self.batch, n))
+        moved = x if self.in_order else x.transpose(self.order)
+        return contiguous(moved, dtype).reshape((*self.batch, self.n))
 
     def back(self, rows: Array) -> Array:
         """Rows to the original shape, as a view."""
+        if self.in_order:
+            return rows.reshape(self.shape)
         moved = rows.reshape([self.shape[i] for i in self.order])
-        return moved.transpose(np.argsort(self.order))
+        return moved.transpose([self.order.index(i) for i in range(len(self.shape))])
 
     def room(
         self, out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array
@@ -122,7 +132,7 @@ class Axes:
             type(out) is np.ndarray
             and out.dtype == dtype
             and out.flags.carray
-            and self.order == tuple(range(len(self.shape)))
+            and self.in_order
             and not any(np.may_share_memory(out, a) for a in inputs)
         ):
             return out.reshape(shape)
@@ -148,10 +158,13 @@ def to_mask(where: Any, shape: tuple[int, ...]) -> Array | None:
 
 def to_temperature(temperature: Any, axes: Axes, working: np.dtype[Any]) -> Array:
     """The temperature of all rows, of shape (), or of each, of shape `axes.batch`."""
+    wide = np.longdouble if working.itemsize > 8 else np.float64
+    if type(temperature) is float and 2**-60 < temperature < 2**60:
+        return np.asarray(temperature, wide)
     t = _plain("temperature", temperature)
     if t.dtype.kind not in "biu" and not _is_float(t.dtype):
         raise TypeError(f"temperature has dtype {t.dtype.name}; real numbers are expected")
-    t = t.astype(np.longdouble if working.itemsize > 8 else np.float64)
+    t = t.astype(wide)
     if not (np.isfinite(t) & (t > 0)).all():
         raise ValueError(f"temperature must be positive and finite, not {temperature!r}")
     limits = np.finfo(working)

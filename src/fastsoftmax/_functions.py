@@ -17,6 +17,7 @@ from fastsoftmax._arguments import (
     Axes,
     Axis,
     check_out,
+    contiguous,
     deliver,
     result_dtype,
     to_array,
@@ -232,7 +233,7 @@ def _general(
         # zeros in a row with nothing kept: nothing to signal there
         nothing = -np.inf if reduces else np.where(keep.any(axis=-1, keepdims=True), -np.inf, 0)
         rows = np.where(keep, rows, np.asarray(nothing, working))
-    if (t > _LARGE).any():
+    if t.max(initial=0) > _LARGE:
         rows = np.ldexp(rows, np.where(t > _LARGE, -64, 0)[..., None])
         t = np.where(t > _LARGE, t / _LARGE, t)
 
@@ -254,5 +255,5 @@ def _of_rows(name: str, rows: Array, t: Array, y: Array) -> Array:
         return np.full(y.shape, _MASKED[name], rows.dtype)
     if rows.dtype.itemsize > 8:
         return _longdouble.rows(name, rows, t)
-    _KERNELS[name](rows, y, np.require(t, np.float64, ["C", "A"]))
+    _KERNELS[name](rows, y, contiguous(t))
     return y

@@ -61,12 +61,13 @@ bool run(Function function, PyArrayObject* x, Rows rows) {
 npy_intp length(PyArrayObject* x) { return PyArray_DIM(x, PyArray_NDIM(x) - 1); }
 
 // Whether out can take the result of x directly: its shape and dtype, and the same memory as x or none of it.
-bool takes_directly(PyObject* out, PyArrayObject* x) {
+bool takes_directly(PyObject* out, PyArrayObject* x, int ndim) {
     if (!PyArray_CheckExact(out)) return false;
     auto y = reinterpret_cast<PyArrayObject*>(out);
-    if (PyArray_TYPE(y) != PyArray_TYPE(x) || !PyArray_ISCARRAY(y) || !PyArray_SAMESHAPE(x, y)) return false;
+    if (PyArray_TYPE(y) != PyArray_TYPE(x) || !PyArray_ISCARRAY(y)) return false;
+    if (PyArray_NDIM(y) != ndim || !PyArray_CompareLists(PyArray_DIMS(x), PyArray_DIMS(y), ndim)) return false;
     const char *a = PyArray_BYTES(x), *b = PyArray_BYTES(y);
-    return a == b || a + PyArray_NBYTES(x) <= b || b + PyArray_NBYTES(y) <= a;
+    return (a == b && ndim == PyArray_NDIM(x)) || a + PyArray_NBYTES(x) <= b || b + PyArray_NBYTES(y) <= a;
 }
 
 // function(x, axis, where, temperature, out, dtype): for a C-contiguous float32 or float64 array along its last
@@ -83,11 +84,13 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     long a = PyLong_AsLong(axis);
     if (a == -1 && PyErr_Occurred()) PyErr_Clear();
     else if (a != -1 && a != PyArray_NDIM(x) - 1) Py_RETURN_NONE;
-    if (out != Py_None && !takes_directly(out, x)) Py_RETURN_NONE;
+    constexpr bool reduces = function == LOGSUMEXP;
+    int ndim = PyArray_NDIM(x) - reduces;
+    if (out != Py_None && !takes_directly(out, x, ndim)) Py_RETURN_NONE;
 
     PyObject* y = out;
     if (out == Py_None) {
-        y = PyArray_SimpleNew(PyArray_NDIM(x) - (function == LOGSUMEXP), PyArray_DIMS(x), PyArray_TYPE(x));
+        y = PyArray_SimpleNew(ndim, PyArray_DIMS(x), PyArray_TYPE(x));
         if (!y) return nullptr;
     } else {
         Py_INCREF(y);
@@ -97,7 +100,7 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
         Py_DECREF(y);
         return nullptr;
     }
-    return function == LOGSUMEXP ? PyArray_Return(reinterpret_cast<PyArrayObject*>(y)) : y;
+    return reduces && out == Py_None ? PyArray_Return(reinterpret_cast<PyArrayObject*>(y)) : y;
 }
 
 // Whether a is C-contiguous, writeable, of x's dtype, and has so many elements.
