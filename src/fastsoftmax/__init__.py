@@ -5,7 +5,7 @@ Functions of arrays: `softmax`, `log_softmax`, `logsumexp`; derivatives from pro
 """
 
 try:
-    from fastsoftmax import _native as _native
+    import fastsoftmax._native  # noqa: F401 - to explain, should it be missing
 except ModuleNotFoundError as error:
     raise ImportError(
         "the compiled part of fastsoftmax is missing, for this Python at least: install the "

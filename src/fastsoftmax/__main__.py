@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -95,8 +96,15 @@ def _apply(options: argparse.Namespace) -> None:
         raise ValueError(f"{target} is a directory")
     try:
         elements = work(source, options.axis, options.function)
-        bar = tqdm(total=elements, unit="", unit_scale=True, disable=not sys.stderr.isatty())
-        with bar:
+        columns, lines = shutil.get_terminal_size()  # 80 x 24 where the terminal does not know
+        with tqdm(
+            total=elements,
+            unit="",
+            unit_scale=True,
+            ncols=columns,
+            nrows=lines,
+            disable=not sys.stderr.isatty(),
+        ) as bar:
             apply(source, target, options.function, options.axis, options.temperature, bar.update)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{source}: {error}") from None

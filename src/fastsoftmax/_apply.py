@@ -139,8 +139,9 @@ def _whole_file(
     path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool
 ) -> Iterator[Array]:
     """A new .npy file beside `path`, mapped to be written; renamed to `path` when whole."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    name = None
     try:
+        descriptor, name = tempfile.mkstemp(f"{path.suffix}.part", f".{path.stem}.", path.parent)
         with os.fdopen(descriptor, "w+b") as file:
             header = {
                 "descr": np.lib.format.dtype_to_descr(dtype),
@@ -151,22 +152,22 @@ def _whole_file(
             file.flush()
             start, size = file.tell(), math.prod(shape) * dtype.itemsize
             _reserve(file.fileno(), start, size)
-        order: Any = "F" if fortran else "C"
-        y: Array = (
-            np.empty(shape, dtype)
-            if not size
-            else np.memmap(name, dtype, "r+", start, shape, order)
-        )
-        yield y
-        if isinstance(y, np.memmap):
+        if size:
+            y = np.memmap(name, dtype, "r+", start, shape, "F" if fortran else "C")
+            yield y
             y.flush()
+        else:
+            yield np.empty(shape, dtype)
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
+        os.chmod(name, 0o666 & ~mask)  # as open() would have made it
         os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+    except BaseException as error:
+        if name is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
