@@ -28,11 +28,11 @@ def test_without_the_compiled_part(tmp_path: Path) -> None:
 def test_what_is_imported() -> None:
     """Nothing but NumPy and ourselves: that is what keeps it fast."""
     program = (
-        "import sys, numpy, numpy.lib.array_utils; before = set(sys.modules); import fastsoftmax;"
-        "print(sorted(m for m in set(sys.modules) - before if not m.startswith('fastsoftmax')))"
+        "import sys, numpy; before = set(sys.modules); import fastsoftmax;"
+        "print({m.partition('.')[0] for m in set(sys.modules) - before})"
     )
     done = run(program)
-    assert done.stdout.strip() == "[]", done
+    assert eval(done.stdout) <= {"fastsoftmax", "numpy", "__future__"}, done
 
 
 def test_the_version_is_that_of_the_package() -> None:
