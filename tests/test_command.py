@@ -142,8 +142,12 @@ def test_long_rows_with_temperature(
     x = 100 * rng.standard_normal(1000)
     source, target = save(tmp_path / "x.npy", x), tmp_path / "y.npy"
     for name in ("softmax", "log_softmax"):
-        _apply.apply(source, target, name, 0, 7.3, lambda n: None)
-        assert_accurate(name, np.load(target), exact(name, x, temperature=7.3), np.float64)
+        for t in (1e-3, 7.3, 1e30):
+            _apply.apply(source, target, name, 0, t, lambda n: None)
+            assert_accurate(name, np.load(target), exact(name, x, temperature=t), np.float64)
+    save(source, x.astype(np.longdouble))
+    _apply.apply(source, target, "softmax", 0, 1.0, lambda n: None)
+    assert_same_bits(np.load(target), fsm.softmax(x.astype(np.longdouble)))
 
 
 def broken(path: Path, kind: str) -> Path:

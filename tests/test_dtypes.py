@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from helpers import (
@@ -35,6 +36,8 @@ REFUSED = [
     np.zeros(3, "V4"),
     np.zeros(3, [("a", "f4"), ("b", "f8")]),
     np.array(["a", "b"], dtype=np.dtypes.StringDType()),
+    np.zeros(3, ml_dtypes.float8_e5m2),
+    np.zeros(3, ml_dtypes.int4),
 ]
 
 
@@ -99,7 +102,7 @@ def test_dtype_casts_the_input_first(source: np.dtype, dtype: np.dtype, name: st
 
 @every_function
 def test_dtype_may_be_spelled_in_every_way(name: str) -> None:
-    for dtype in (np.float32, "float32", "f4", np.dtype("f4")):
+    for dtype in (np.float32, "float32", "f4", np.dtype("f4"), "<f4", ">f4"):
         got = FUNCTIONS[name]([1, 2], dtype=dtype)
         assert np.asarray(got).dtype == np.float32
     assert np.asarray(FUNCTIONS[name]([1, 2], dtype=float)).dtype == np.float64

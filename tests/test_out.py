@@ -214,6 +214,11 @@ def test_overlap_with_the_other_arguments(name: str, rng: np.random.Generator) -
         expected = FUNCTIONS[name](x, temperature=start[temperature].copy())
         FUNCTIONS[name](x, temperature=out[temperature], out=out)
         assert_same_bits(out, expected)
+    flat = rng.random(240) < 0.5
+    out = np.zeros(240)
+    out.view(np.bool_)[-240:] = flat  # contiguous, and in the way of the result
+    FUNCTIONS[name](np.arange(240.0), where=out.view(np.bool_)[-240:], out=out)
+    assert_same_bits(out, FUNCTIONS[name](np.arange(240.0), where=flat))
     mask = rng.random((30, 40)) < 0.5
     out = np.zeros((30, 40))
     where = out.view(np.bool_)[:, -40:]

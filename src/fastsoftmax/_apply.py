@@ -47,7 +47,7 @@ def apply(
 ) -> None:
     """Writes the function of the array in one .npy file to another, in the order of the first."""
     x = open_array(source)
-    dtype = result_dtype(source.name, x.dtype)
+    dtype = result_dtype("the array", x.dtype)
     axes = Axes(x.shape, axis)
     to_temperature(temperature, axes, working_dtype(dtype))
     reduces = function == "logsumexp"
@@ -61,7 +61,7 @@ def apply(
         before, n, after = _around(source_view.shape, at)
         x3 = source_view.reshape(before, n, after)
         y3 = target_view.reshape(before, 1 if reduces else n, after)
-        compute = _block if n <= BLOCK else _long_rows
+        compute = _long_rows if _in_parts(n, dtype) else _block
         for i, j in _blocks(before, n, after):
             compute(x3[i, :, j], y3[i, :, j], function, temperature, progress)
 
@@ -69,9 +69,14 @@ def apply(
 def work(path: Path, axis: int, function: str) -> int:
     """How many elements `apply` will read, some of them more than once."""
     x = open_array(path)
-    axes = Axes(x.shape, axis)
-    is_long = x.ndim and x.shape[axes.reduced[0]] > BLOCK
-    return x.size * (1 if not is_long else 2 if function == "logsumexp" else 3)
+    if not x.ndim or not _in_parts(Axes(x.shape, axis).n, result_dtype("the array", x.dtype)):
+        return x.size
+    return x.size * (2 if function == "logsumexp" else 3)
+
+
+def _in_parts(n: int, dtype: np.dtype[Any]) -> bool:
+    """Whether rows of n elements are computed in parts: long ones, where a kernel is there."""
+    return n > BLOCK and working_dtype(dtype).itemsize <= 8
 
 
 def _around(shape: tuple[int, ...], at: int) -> tuple[int, int, int]:
@@ -105,10 +110,13 @@ def _long_rows(x: Array, y: Array, function: str, temperature: float, progress: 
     """x of shape (1, n, rows), part by part: the maxima, the partition functions, the results."""
     _, n, rows = x.shape
     working = working_dtype(result_dtype("x", x.dtype))
+    scale = -64 if temperature > 2.0**64 else 0  # as for all arrays: no threshold may overflow
+    temperature = math.ldexp(temperature, scale)
 
     def parts() -> Iterator[tuple[slice, Array]]:
         for i in _steps(n, max(BLOCK // rows, 1)):
-            yield i, contiguous(x[0, i].T, working)
+            part = contiguous(x[0, i].T, working)
+            yield i, np.ldexp(part, scale) if scale else part
             progress((i.stop - i.start) * rows)
 
     largest = np.full(rows, -np.inf, working)

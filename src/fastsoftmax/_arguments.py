@@ -54,15 +54,15 @@ def _plain(name: str, value: Any) -> Array:
     return np.asarray(array)
 
 
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+def is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.char in "efdg" or dtype.name == "bfloat16"
 
 
 def result_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """What is computed from the argument called `name`: floats stay, integers give float64."""
-    if dtype.kind in "biu":
+    if dtype.char in "?bBhHiIlLqQpP":
         return np.dtype(np.float64)
-    if not _is_float(dtype):
+    if not is_float(dtype):
         raise TypeError(f"{name} has dtype {dtype.name}; real numbers are expected")
     return dtype if dtype.isnative else dtype.newbyteorder("=")
 
@@ -162,8 +162,7 @@ def to_temperature(temperature: Any, axes: Axes, working: np.dtype[Any]) -> Arra
     if type(temperature) is float and 2**-60 < temperature < 2**60:
         return np.asarray(temperature, wide)
     t = _plain("temperature", temperature)
-    if t.dtype.kind not in "biu" and not _is_float(t.dtype):
-        raise TypeError(f"temperature has dtype {t.dtype.name}; real numbers are expected")
+    result_dtype("temperature", t.dtype)
     t = t.astype(wide)
     if not (np.isfinite(t) & (t > 0)).all():
         raise ValueError(f"temperature must be positive and finite, not {temperature!r}")
@@ -215,8 +214,8 @@ def deliver(y: Array, out: Array | None, source: Array, mask: Any) -> Any:
         elif not np.may_share_memory(out, y):  # else it is there already
             out[...] = y
         return out
-    if not y.flags.c_contiguous:
-        y = y.copy(order="K" if source.flags.f_contiguous else "C")
+    if not (y.flags.c_contiguous or (y.flags.f_contiguous and source.flags.f_contiguous)):
+        y = y.copy()
     if mask is not None:
         masked = np.ma.MaskedArray(y, np.array(mask))
         return masked if y.ndim else masked[()]

@@ -19,6 +19,7 @@ from fastsoftmax._arguments import (
     check_out,
     contiguous,
     deliver,
+    is_float,
     result_dtype,
     to_array,
     to_mask,
@@ -210,9 +211,11 @@ def _general(
     source = to_array("x", x)
     result = result_dtype("x", source.dtype)
     if dtype is not None:
-        result = np.dtype(dtype)
-        if result_dtype("dtype", result) != result or result.kind == "b":
-            raise TypeError(f"dtype is {result.name}; a real floating-point type is expected")
+        if not is_float(np.dtype(dtype)):
+            raise TypeError(
+                f"dtype is {np.dtype(dtype).name}; a real floating-point type is expected"
+            )
+        result = result_dtype("dtype", np.dtype(dtype))
     working = working_dtype(result)
     axes = Axes(source.shape, axis)
     reduces = name == "logsumexp"
@@ -237,9 +240,9 @@ def _general(
         rows = np.ldexp(rows, np.where(t > _LARGE, -64, 0)[..., None])
         t = np.where(t > _LARGE, t / _LARGE, t)
 
-    y = _of_rows(
-        name, rows, t, axes.room(out, rows.shape[:-1] if reduces else rows.shape, working, source)
-    )
+    read = [source, t] if keep is None else [source, t, keep]
+    y = axes.room(out, rows.shape[:-1] if reduces else rows.shape, working, *read)
+    y = _of_rows(name, rows, t, y)
     if keep is not None and not reduces:
         y[~keep] = _MASKED[name]
     y = y.astype(result, copy=False)

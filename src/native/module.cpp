@@ -35,7 +35,7 @@ bool runs_here(const Kernels* k) {
 
 const Kernels* kernels;  // the chosen ones
 
-constexpr npy_intp few = 8192;  // fewer elements are computed without releasing the GIL
+constexpr npy_intp few = 8192;  // fewer elements are computed, or written, without releasing the GIL
 
 bool is_rows(PyArrayObject* a) {
     int type = PyArray_TYPE(a);
@@ -47,7 +47,7 @@ bool is_rows(PyArrayObject* a) {
 bool run(Function function, PyArrayObject* x, Rows rows) {
     Kernel kernel = kernels->rows[function][PyArray_TYPE(x) == NPY_FLOAT ? FLOAT32 : FLOAT64];
     bool invalid;
-    if (rows.count * rows.n < few) {
+    if (rows.count * rows.n * (function == SOFTMAX_JACOBIAN ? rows.n : 1) < few) {
         invalid = kernel(rows);
     } else {
         Py_BEGIN_ALLOW_THREADS;
