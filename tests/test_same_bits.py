@@ -7,11 +7,13 @@ import pytest
 from helpers import (
     FUNCTIONS,
     SIZES,
+    assert_accurate,
     assert_same_bits,
     cast,
     every_float,
     every_function,
     every_map,
+    exact,
 )
 from reference import Array
 
@@ -154,3 +156,34 @@ def test_again_and_again(name: str, rng: np.random.Generator) -> None:
     first = FUNCTIONS[name](x)
     for _ in range(5):
         assert_same_bits(FUNCTIONS[name](x), first)
+
+
+@every_map
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+@pytest.mark.parametrize("n", [40, 700, 5000])
+def test_at_the_bound_of_tame_rows(
+    n: int, dtype: np.dtype, name: str, rng: np.random.Generator
+) -> None:
+    """Rows within the bound take no maximum; one element beyond it, anywhere, changes the way."""
+    bound = 60 if dtype == FLOAT32 else 500
+    x = cast(rng.uniform(-bound, bound, (30, n)), dtype)
+    breakers = [
+        bound,
+        -bound,
+        np.nextafter(bound, 1e9),
+        -bound - 1,
+        bound + 1,
+        -np.inf,
+        np.inf,
+        np.nan,
+    ]
+    for i, value in enumerate(breakers):
+        x[3 * i : 3 * i + 3][[0, 1, 2], [0, n // 2, n - 1]] = value
+    with np.errstate(invalid="ignore"):
+        got, same = FUNCTIONS[name](x), x.copy()
+        FUNCTIONS[name](same, out=same)
+        shifted = FUNCTIONS[name](x - x.dtype.type(1024) * 4)
+    assert_same_bits(same, got)
+    exact_rows = slice(0, 18)
+    assert_accurate(name, got[exact_rows], exact(name, x[exact_rows]), dtype)
+    assert np.isnan(got[18:24]).all() and np.isnan(shifted[18:24]).all()

@@ -13,7 +13,8 @@ namespace {
 inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 
-// Relative to max, elements below -`window` (times T) vanish from every result; a maximum beyond `near` (times T)
+// A row within +-`tame` (times T) needs no maximum: no power, sum or reciprocal leaves the normal numbers. In others,
+// relative to the maximum, elements below -`window` (times T) vanish from every result; a maximum beyond `near` (times T)
 // is subtracted first, which is exact there for all that do not vanish. 2^offset keeps the smallest term normal.
 template <class T>
 struct Format;
@@ -22,7 +23,8 @@ template <>
 struct Format<float> {
     using Bits = uint32_t;
     static constexpr int mantissa = 23, offset = 40;
-    static constexpr float magic = 0x1.8p23f, near = 256, window = 114;
+    static constexpr double tame_sum = 0x1p100;  // its reciprocal is high + low in normal numbers
+    static constexpr float magic = 0x1.8p23f, near = 256, window = 114, tame = 60;
     // (2^r - 1) / r on [-1/2, 1/2]: relative error of 1 + r q(r) below 0.007 * 2^-24
     static constexpr double q[] = {0.6931471832359906,    0.24022650880947723,   0.055504015358119971, 0.0096180647143340942,
                                    0.0013341503755056105, 0.0001545847877230062, 1.3366145414907136e-5};
@@ -32,7 +34,8 @@ template <>
 struct Format<double> {
     using Bits = uint64_t;
     static constexpr int mantissa = 52, offset = 80;
-    static constexpr double magic = 0x1.8p52, near = 2048, window = 760;
+    static constexpr double tame_sum = 0x1p900;
+    static constexpr double magic = 0x1.8p52, near = 2048, window = 760, tame = 500;
     // the same: below 0.19 * 2^-53
     static constexpr double q[] = {0x1.62e42fefa39efp-1,  0x1.ebfbdff82c58fp-3,  0x1.c6b08d704a0c6p-5,  0x1.3b2ab6fba4e79p-7,
                                    0x1.5d87fe78a3f94p-10, 0x1.430912f86b7d7p-13, 0x1.ffcbfc6daa2bbp-17, 0x1.62c02242b9c2bp-20,
@@ -50,7 +53,7 @@ inline T horner(T r) {
 // log2(e) / T as high + low, and the thresholds that scale with T.
 template <class T>
 struct Rate {
-    T high, low, near, window;
+    T high, low, near, window, tame;
     explicit Rate(double temperature) {
         constexpr double log2e = 0x1.71547652b82fep+0, log2e_low = 0x1.777d0ffda0d24p-56;
         double h = log2e / temperature;
@@ -59,6 +62,7 @@ struct Rate {
         low = static_cast<T>((h - high) + l);
         near = static_cast<T>(Format<T>::near * temperature);
         window = static_cast<T>(Format<T>::window * temperature);
+        tame = static_cast<T>(Format<T>::tame * temperature);
     }
 };
 
@@ -83,12 +87,10 @@ struct Power {
     T value, tail;
 };
 
-// exp((x - c) / T) * 2^-K, accurate enough for a Result; in a wider type than that, the tail is not needed and 0.
+// exp(d / T) * 2^-K, accurate enough for a Result; in a wider type than that, the tail is not needed and 0.
 template <class Result, class T>
-inline Power<T> power(T x, T c, T limit, typename Format<T>::Bits bias, T high, T low) {
+inline Power<T> power(T d, typename Format<T>::Bits bias, T high, T low) {
     using Bits = typename Format<T>::Bits;
-    T d = x - c;
-    d = d < limit ? limit : d;             // NaN stays
     T t = fma(d, high, Format<T>::magic);  // its low bits are N = rint(d * high)
     T product = d * high;                  // r = d * (high + low) - N, rounded once
     T r = (product - (t - Format<T>::magic)) + fma(d, low, fma(d, high, -product));
@@ -99,9 +101,22 @@ inline Power<T> power(T x, T c, T limit, typename Format<T>::Bits bias, T high, 
     return {e * scale, tail * scale};
 }
 
+// exp((x - c) / T) * 2^-K.
+template <class Result, class T>
+inline Power<T> power(T x, T c, T limit, typename Format<T>::Bits bias, T high, T low) {
+    T d = x - c;
+    return power<Result>(d < limit ? limit : d, bias, high, low);  // NaN stays
+}
+
 template <class T>
 inline Power<T> power(T x, Shift<T> s, Rate<T> rate) {
     return power<T>(x, s.c, s.limit, s.bias, rate.high, rate.low);
+}
+
+// exp(x / T), of an element of a tame row.
+template <class T>
+inline Power<T> power(T x, Rate<T> rate) {
+    return power<T>(x, std::bit_cast<typename Format<T>::Bits>(T(1)), rate.high, rate.low);
 }
 
 // An unevaluated sum, high + low.

@@ -41,6 +41,16 @@ struct Call {
         Inverse<T> inverse(*temperature);
         for (; count--; advance(1)) {
             if (stride) rate = Rate<T>(*temperature), inverse = Inverse<T>(*temperature);
+            if constexpr (function == SOFTMAX) {
+                if (tame_softmax_row(x, y, n, rate)) continue;
+            } else {
+                TameLog<T> row(x, n, rate);
+                if (row.tame) {
+                    if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, row.max, inverse, row.log);
+                    else *y = static_cast<T>(row.max + row.log);
+                    continue;
+                }
+            }
             T m = maximum(x, n);
             if (!std::isfinite(m)) invalid |= row_without_maximum<function>(x, y, n, m);
             else if constexpr (function == SOFTMAX) softmax_row(x, y, n, m, rate);

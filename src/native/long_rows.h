@@ -78,11 +78,63 @@ Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> r
     return sums.total();
 }
 
-inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, const Rate<float>& rate) {
-    Pair inverse = reciprocal(sum_of_powers<NOTHING>(x, y, n, m, Shift<float>(m, rate), rate));
-    Scale<float> scale(inverse);
+// The sum of exp(x / T) and the extremes of a row, found on the way; with `y`, the terms are stored there. It ends early
+// where the row is not tame, which `tame` tells.
+template <class T>
+struct TameSum {
+    T smallest = std::numeric_limits<T>::infinity(), largest = -smallest;
+    Pair sum{0, 0};
+    bool tame = true;
+
+    TameSum(const T* x, T* y, ptrdiff_t n, Rate<T> rate) {
+        Lanes<T> sums;
+        T value[block], tail[block];
+        for (ptrdiff_t i = 0; i < n && tame; i += block) {
+            ptrdiff_t length = n - i < block ? n - i : block;
+            T* e = y ? y + i : value;
+            T low = smallest, high = largest;
+#pragma omp simd reduction(min : low) reduction(max : high)
+            for (ptrdiff_t j = 0; j < length; ++j) {
+                T v = x[i + j];
+                low = v < low ? v : low;
+                high = v > high ? v : high;
+                Power<T> p = power(v, rate);
+                e[j] = p.value;
+                tail[j] = p.tail;
+            }
+            sums.add(e, tail, length);
+            smallest = low, largest = high;
+            tame = smallest >= -rate.tame && largest <= rate.tame;
+        }
+        sum = sums.total();
+        tame = tame && sum.high < Format<T>::tame_sum;  // NaN is in the sum, if anywhere
+    }
+};
+
+inline bool tame_softmax_row(const float* x, float* y, ptrdiff_t n, Rate<float> rate) {
+    if (x == y) return false;  // x is needed still, if the row is not tame
+    TameSum<float> row(x, y, n, rate);
+    if (!row.tame) return false;
+    Scale<float> scale(reciprocal(row.sum));
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{y[i], 0}, scale);
+    return true;
+}
+
+inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, Rate<float> rate) {
+    Scale<float> scale(reciprocal(sum_of_powers<NOTHING>(x, y, n, m, Shift<float>(m, rate), rate)));
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{y[i], 0}, scale);
+}
+
+// Of float64 the powers are computed twice: stored, their rounding would cost another unit in the last place.
+inline bool tame_softmax_row(const double* x, double* y, ptrdiff_t n, Rate<double> rate) {
+    TameSum<double> row(x, nullptr, n, rate);
+    if (!row.tame) return false;
+    Scale<double> scale(reciprocal(row.sum));
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power(x[i], rate), scale);
+    return true;
 }
 
 // y = exp(x / T) / sum, the powers computed anew.
@@ -93,12 +145,31 @@ void softmax_of(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Pai
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power(x[i], shift, rate), scale);
 }
 
-// Stored powers would cost another unit in the last place.
-inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, const Rate<double>& rate) {
+inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, Rate<double> rate) {
     Shift<double> shift(m, rate);
     double* none = nullptr;
     softmax_of(x, y, n, shift, rate, sum_of_powers<NOTHING>(x, none, n, m, shift, rate));
 }
+
+// max(x), and log(sum(exp((x - max(x)) / T))), of a tame row without a term that outweighs all others.
+template <class T>
+struct TameLog {
+    T max;
+    Logarithm<T> log;
+    bool tame;
+
+    TameLog(const T* x, ptrdiff_t n, Rate<T> rate) {
+        T* none = nullptr;
+        TameSum<T> row(x, none, n, rate);
+        max = row.largest;
+        tame = row.tame;
+        if (!tame) return;
+        Power<T> largest = power(max, rate);
+        Logarithm<T> ratio = (Logarithm<T>(row.sum.high) + row.sum.low) / (Logarithm<T>(largest.value) + largest.tail);
+        tame = ratio >= 2;  // else log1p of the others holds more
+        if (tame) log = std::log(ratio);
+    }
+};
 
 // Adds a row, or a part of it, to its partition.
 template <class T>
