@@ -72,6 +72,8 @@ struct Shift {
     using Bits = typename Format<T>::Bits;
     T c, limit;
     Bits bias;
+    static Shift none() { return {0, -std::numeric_limits<T>::infinity(), std::bit_cast<Bits>(T(1))}; }
+    Shift(T c, T limit, Bits bias) : c(c), limit(limit), bias(bias) {}
     Shift(T m, const Rate<T>& rate) {
         c = std::fabs(m) > rate.near ? m : 0;
         limit = (m - c) - rate.window;
@@ -87,18 +89,19 @@ struct Power {
     T value, tail;
 };
 
-// exp(d / T) * 2^-K, accurate enough for a Result; in a wider type than that, the tail is not needed and 0.
+// exp(d / T) * 2^-K, accurate enough for a Result; where T is wider than that, there is no tail.
 template <class Result, class T>
 inline Power<T> power(T d, typename Format<T>::Bits bias, T high, T low) {
     using Bits = typename Format<T>::Bits;
+    constexpr bool wider = sizeof(Result) < sizeof(T);
     T t = fma(d, high, Format<T>::magic);  // its low bits are N = rint(d * high)
-    T product = d * high;                  // r = d * (high + low) - N, rounded once
-    T r = (product - (t - Format<T>::magic)) + fma(d, low, fma(d, high, -product));
+    T n = t - Format<T>::magic, product = d * high;
+    T r = wider ? fma(d, low, fma(d, high, -n)) : (product - n) + fma(d, low, fma(d, high, -product));  // rounded once
     T q = horner<Result>(r);
     T e = fma(r, q, T(1));
-    T tail = sizeof(Result) < sizeof(T) ? T(0) : fma(r, q, T(1) - e);
     T scale = std::bit_cast<T>(static_cast<Bits>((std::bit_cast<Bits>(t) << Format<T>::mantissa) + bias));
-    return {e * scale, tail * scale};
+    if constexpr (wider) return {e * scale, 0};
+    else return {e * scale, fma(r, q, T(1) - e) * scale};
 }
 
 // exp((x - c) / T) * 2^-K.
@@ -108,15 +111,15 @@ inline Power<T> power(T x, T c, T limit, typename Format<T>::Bits bias, T high, 
     return power<Result>(d < limit ? limit : d, bias, high, low);  // NaN stays
 }
 
-template <class T>
+template <class Result, class T>
 inline Power<T> power(T x, Shift<T> s, Rate<T> rate) {
-    return power<T>(x, s.c, s.limit, s.bias, rate.high, rate.low);
+    return power<Result>(x, s.c, s.limit, s.bias, rate.high, rate.low);
 }
 
 // exp(x / T), of an element of a tame row.
-template <class T>
+template <class Result, class T>
 inline Power<T> power(T x, Rate<T> rate) {
-    return power<T>(x, std::bit_cast<typename Format<T>::Bits>(T(1)), rate.high, rate.low);
+    return power<Result>(x, std::bit_cast<typename Format<T>::Bits>(T(1)), rate.high, rate.low);
 }
 
 // An unevaluated sum, high + low.

@@ -1,6 +1,8 @@
 // The kernels of one instruction set: compiled once for each, with FASTSOFTMAX_ISA its name (see CMakeLists.txt).
 #include "kernels.h"
 
+#include <algorithm>
+
 #include "derivatives.h"
 #include "long_rows.h"
 #include "short_rows.h"
@@ -59,34 +61,32 @@ struct Call {
         }
     }
 
-    template <int width>
-    void tiles(ptrdiff_t count) {
-        Tile<T, width> tile;
-        tile.n = n;
+    void short_rows(ptrdiff_t count) {
+        ShortRows<T> some_rows;
         Rate<double> rate(*temperature);
         Inverse<double> inverse(*temperature);
-        for (; count--; advance(width)) {
-            tile.load(x);
-            for (int l = 0; l < width; ++l) {
-                if (stride) rate = Rate<double>(temperature[l]), inverse = Inverse<double>(temperature[l]);
-                tile.set(l, rate, inverse);
+        for (ptrdiff_t left = count; left > 0;) {
+            ptrdiff_t some = std::min(left, stride ? 1 : block / n);
+            if (stride) rate = Rate<double>(*temperature), inverse = Inverse<double>(*temperature);
+            bool tame = some_rows.tame_powers(x, some * n, rate);
+            for (ptrdiff_t r = 0; r < some; ++r, advance(1)) {
+                T m = tame && function == SOFTMAX ? 0 : short_maximum(x, n);
+                if (!tame && !std::isfinite(m)) {
+                    invalid |= row_without_maximum<function>(x, y, n, m);
+                    continue;
+                }
+                Shift<double> shift = tame ? Shift<double>::none() : Shift<double>(m, rate);
+                if (!tame) some_rows.powers(x, n, shift, rate);
+                ptrdiff_t at = tame ? r * n : 0;
+                if constexpr (function == SOFTMAX) {
+                    some_rows.softmax(at, y, n);
+                } else {
+                    auto log = some_rows.log_of_rest(at, x, n, m, power<T>(static_cast<double>(m), shift, rate));
+                    if constexpr (function == LOGSUMEXP) *y = static_cast<T>(m + log);
+                    else short_log_softmax(x, y, n, m, inverse, static_cast<double>(log));
+                }
             }
-            if constexpr (function == SOFTMAX) tile.softmax(y);
-            else if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y);
-            else tile.logsumexp(y);
-            special_rows(tile);
-        }
-    }
-
-    // x may have been overwritten, the tile holds it.
-    template <int width>
-    void special_rows(const Tile<T, width>& tile) {
-        for (int l = 0; l < width; ++l) {
-            if (std::isfinite(tile.max[l])) continue;
-            T row[short_row];
-            for (ptrdiff_t j = 0; j < n; ++j) row[j] = static_cast<T>(tile.x[j][l]);
-            T* to = y + l * (function == LOGSUMEXP ? 1 : n);
-            invalid |= row_without_maximum<function>(row, to, n, static_cast<T>(tile.max[l]));
+            left -= some;
         }
     }
 };
@@ -97,8 +97,7 @@ bool rows(const Rows& r) {
     if (r.n > short_row) {
         call.long_rows(r.count);
     } else {
-        call.template tiles<16>(r.count / 16);
-        call.template tiles<1>(r.count % 16);
+        call.short_rows(r.count);
     }
     return call.invalid;
 }

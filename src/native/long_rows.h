@@ -68,7 +68,7 @@ Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> r
         T* e = y ? y + i : value;
 #pragma omp simd
         for (ptrdiff_t j = 0; j < length; ++j) {
-            Power<T> p = power(x[i + j], shift, rate);
+            Power<T> p = power<T>(x[i + j], shift, rate);
             bool left_out = leave == LARGEST && x[i + j] == m;
             e[j] = left_out ? 0 : p.value;
             tail[j] = left_out ? 0 : p.tail;
@@ -98,7 +98,7 @@ struct TameSum {
                 T v = x[i + j];
                 low = v < low ? v : low;
                 high = v > high ? v : high;
-                Power<T> p = power(v, rate);
+                Power<T> p = power<T>(v, rate);
                 e[j] = p.value;
                 tail[j] = p.tail;
             }
@@ -133,7 +133,7 @@ inline bool tame_softmax_row(const double* x, double* y, ptrdiff_t n, Rate<doubl
     if (!row.tame) return false;
     Scale<double> scale(reciprocal(row.sum));
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power(x[i], rate), scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power<double>(x[i], rate), scale);
     return true;
 }
 
@@ -142,7 +142,7 @@ template <class T>
 void softmax_of(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Pair sum) {
     Scale<T> scale(reciprocal(sum));
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power(x[i], shift, rate), scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power<T>(x[i], shift, rate), scale);
 }
 
 inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, Rate<double> rate) {
@@ -164,7 +164,7 @@ struct TameLog {
         max = row.largest;
         tame = row.tame;
         if (!tame) return;
-        Power<T> largest = power(max, rate);
+        Power<T> largest = power<T>(max, rate);
         Logarithm<T> ratio = (Logarithm<T>(row.sum.high) + row.sum.low) / (Logarithm<T>(largest.value) + largest.tail);
         tame = ratio >= 2;  // else log1p of the others holds more
         if (tame) log = std::log(ratio);
@@ -189,7 +189,7 @@ Logarithm<T> log_of_rest(const T* x, ptrdiff_t n, T m, Rate<T> rate) {
     Shift<T> shift(m, rate);
     Partition p{m, 0, 0, 0};
     add_to(p, x, n, shift, rate);
-    return log1p_of<T>({p.others, p.low}, power(m, shift, rate), p.equal);
+    return log1p_of<T>({p.others, p.low}, power<T>(m, shift, rate), p.equal);
 }
 
 template <class T>
@@ -203,7 +203,7 @@ template <class T>
 void softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, Rate<T> rate) {
     T m = static_cast<T>(p.max);
     Shift<T> shift(m, rate);
-    Power<T> largest = power(m, shift, rate);
+    Power<T> largest = power<T>(m, shift, rate);
     Pair sum{p.others, p.low};
     double e = largest.value, product = p.equal * e;
     accumulate(sum.high, sum.low, product, fma(p.equal, e, -product) + p.equal * largest.tail);
@@ -213,7 +213,7 @@ void softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, Rate<T> rat
 template <class T>
 void log_softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, Rate<T> rate, const Inverse<T>& inverse) {
     T m = static_cast<T>(p.max);
-    Power<T> largest = power(m, Shift<T>(m, rate), rate);
+    Power<T> largest = power<T>(m, Shift<T>(m, rate), rate);
     log_softmax_of(x, y, n, m, inverse, log1p_of<T>({p.others, p.low}, largest, p.equal));
 }
 

@@ -1,93 +1,90 @@
-// Rows too short to fill vectors by themselves: `width` rows at once, one to a lane, all in double.
+// Rows too short to fill vectors by themselves, in double: the powers of a block of rows in one loop, then row by row.
 //
-// Every lane does the same operations in the same order, so that the bits of a row don't depend on its neighbours.
+// In a block that is not tame, and with a temperature for each row, every row has its own loop; the bits are the same.
 #pragma once
-#include "exp2.h"
-#include "kernels.h"
+#include "long_rows.h"
 
 namespace {
 
-constexpr ptrdiff_t short_row = 31;  // longer rows go one by one
+constexpr ptrdiff_t short_row = 63;  // longer rows go one by one
 
-template <class T, int width>
-struct Tile {
-    using Each = double[width];  // one number a row
-    ptrdiff_t n;
-    Each x[short_row], e[short_row], tail[short_row];  // [j][l] is element j of row l
-    Each max, c, limit, high, low, half, inverse_high, inverse_low;
-    Each sum, sum_low, count;
-    uint64_t bias[width];
+// The largest element, NaN passed over.
+template <class T>
+T short_maximum(const T* x, ptrdiff_t n) {
+    T m = -std::numeric_limits<T>::infinity();
+    for (ptrdiff_t j = 0; j < n; ++j) m = x[j] > m ? x[j] : m;
+    return m;
+}
 
-    void load(const T* rows) {
-        for (int l = 0; l < width; ++l)
-            for (ptrdiff_t j = 0; j < n; ++j) x[j][l] = rows[l * n + j];
-        for (int l = 0; l < width; ++l) max[l] = -std::numeric_limits<double>::infinity();
-        for (ptrdiff_t j = 0; j < n; ++j)
+template <class T>
+void short_log_softmax(const T* x, T* y, ptrdiff_t n, double m, Inverse<double> inverse, double log) {
 #pragma omp simd
-            for (int l = 0; l < width; ++l) max[l] = x[j][l] > max[l] ? x[j][l] : max[l];
-    }
+    for (ptrdiff_t j = 0; j < n; ++j) y[j] = static_cast<T>(log_probability<double>(x[j], m, inverse, log));
+}
 
-    void store(T* rows) const {
-        for (int l = 0; l < width; ++l)
-            for (ptrdiff_t j = 0; j < n; ++j) rows[l * n + j] = static_cast<T>(e[j][l]);
-    }
+template <class T>
+struct ShortRows {
+    static constexpr bool wider = sizeof(T) < sizeof(double);  // than the result: no tails are needed
+    double e[block], tail[block];
 
-    void set(int l, const Rate<double>& rate, const Inverse<double>& inverse) {
-        Shift<double> s(std::isfinite(max[l]) ? max[l] : 0, rate);
-        c[l] = s.c, limit[l] = s.limit, bias[l] = s.bias, high[l] = rate.high, low[l] = rate.low;
-        half[l] = inverse.half, inverse_high[l] = inverse.high, inverse_low[l] = inverse.low;
-    }
-
-    // The powers and their sum; with `others`, the terms equal to the largest are counted instead of added.
-    template <bool others>
-    void powers() {
-        for (int l = 0; l < width; ++l) sum[l] = sum_low[l] = count[l] = 0;
-        for (ptrdiff_t j = 0; j < n; ++j)
-#pragma omp simd
-            for (int l = 0; l < width; ++l) {
-                Power<double> p = power<T>(x[j][l], c[l], limit[l], bias[l], high[l], low[l]);
-                bool left_out = others && x[j][l] == max[l];
-                e[j][l] = p.value, tail[j][l] = p.tail;
-                count[l] += left_out ? 1 : 0;
-                double value = left_out ? 0 : p.value, rest = left_out ? 0 : p.tail;
-                if constexpr (sizeof(T) == 4) sum[l] += value;
-                else accumulate(sum[l], sum_low[l], value, rest);
-            }
-    }
-
-    void softmax(T* y) {
-        powers<false>();
-        Each by, by_low;
-        for (int l = 0; l < width; ++l) {
-            Pair p = reciprocal({sum[l], sum_low[l]});
-            by[l] = p.high, by_low[l] = p.low;
+    // The powers of rows without a shift, size elements in all; false where they are not tame.
+    bool tame_powers(const T* x, ptrdiff_t size, Rate<double> rate) {
+        double low = 0, high = 0;
+#pragma omp simd reduction(min : low) reduction(max : high)
+        for (ptrdiff_t i = 0; i < size; ++i) {
+            double v = x[i];
+            low = v < low ? v : low;
+            high = v > high ? v : high;
+            store(i, power<T>(v, rate));
         }
-        for (ptrdiff_t j = 0; j < n; ++j)
+        return low >= -rate.tame && high <= rate.tame;
+    }
+
+    // The powers of one row.
+    void powers(const T* x, ptrdiff_t n, Shift<double> shift, Rate<double> rate) {
 #pragma omp simd
-            for (int l = 0; l < width; ++l) e[j][l] = scaled<double>({e[j][l], tail[j][l]}, Scale<double>({by[l], by_low[l]}));
-        store(y);
+        for (ptrdiff_t j = 0; j < n; ++j) store(j, power<T>(static_cast<double>(x[j]), shift, rate));
     }
 
-    Logarithm<T> log_of_rest(int l) const {
-        return log1p_of<T>({sum[l], sum_low[l]}, power<T>(max[l], c[l], limit[l], bias[l], high[l], low[l]), count[l]);
-    }
-
-    void log_softmax(T* y) {
-        powers<true>();
-        Each log;
-        for (int l = 0; l < width; ++l) log[l] = static_cast<double>(log_of_rest(l));
-        for (ptrdiff_t j = 0; j < n; ++j)
+    void softmax(ptrdiff_t at, T* y, ptrdiff_t n) const {
+        const double *er = e + at, *tr = tail + at;
+        Scale<double> by(reciprocal(sum(at, n)));
 #pragma omp simd
-            for (int l = 0; l < width; ++l) {
-                Inverse<double> inverse{half[l], inverse_high[l], inverse_low[l]};
-                e[j][l] = log_probability(x[j][l], max[l], inverse, log[l]);
-            }
-        store(y);
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            if constexpr (wider) y[j] = static_cast<T>(er[j] * by.high);
+            else y[j] = scaled<double>({er[j], tr[j]}, by);
+        }
     }
 
-    void logsumexp(T* y) {
-        powers<true>();
-        for (int l = 0; l < width; ++l) y[l] = static_cast<T>(max[l] + log_of_rest(l));
+    // log(sum(exp((x - m) / T))), m the largest element, whose power is `largest`.
+    Logarithm<T> log_of_rest(ptrdiff_t at, const T* x, ptrdiff_t n, T m, Power<double> largest) const {
+        using Wide = Logarithm<T>;
+        Pair all = sum(at, n);
+        Wide ratio = (Wide(all.high) + all.low) / (Wide(largest.value) + largest.tail);
+        if (!(ratio < 2)) return std::log(ratio);
+        Pair others{0, 0};  // one term outweighs them: they hold more than their sum with it
+        double equal = 0;
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            equal += x[j] == m;
+            if (x[j] != m) add(others, at + j);
+        }
+        return log1p_of<T>(others, largest, equal);
+    }
+
+private:
+    void store(ptrdiff_t i, Power<double> p) {
+        e[i] = p.value;
+        if constexpr (!wider) tail[i] = p.tail;
+    }
+    void add(Pair& sum, ptrdiff_t i) const {
+        if constexpr (wider) sum.high += e[i];
+        else accumulate(sum.high, sum.low, e[i], tail[i]);
+    }
+    // One after the other: rows are independent, and the processor takes several at a time.
+    Pair sum(ptrdiff_t at, ptrdiff_t n) const {
+        Pair total{0, 0};
+        for (ptrdiff_t j = 0; j < n; ++j) add(total, at + j);
+        return total;
     }
 };
 
