@@ -124,19 +124,28 @@ class Axes:
         moved = rows.reshape([self.shape[i] for i in self.order])
         return moved.transpose([self.order.index(i) for i in range(len(self.shape))])
 
-    def room(
-        self, out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array
-    ) -> Array:
-        """Where a kernel writes rows of that shape: out itself where that is as good as new."""
-        if (
-            type(out) is np.ndarray
-            and out.dtype == dtype
-            and out.flags.carray
-            and self.in_order
-            and not any(np.may_share_memory(out, a) for a in inputs)
-        ):
-            return out.reshape(shape)
-        return np.empty(shape, dtype)
+    def columns(self, x: Array) -> Array | None:
+        """(before, n, after), a view of a C-contiguous x whose reduced axes are neighbours."""
+        if not (self.reduced and x.flags.c_contiguous and x.flags.aligned):
+            return None
+        first, end = self.reduced[0], self.reduced[-1] + 1
+        if len(self.reduced) != end - first:
+            return None
+        return x.reshape(math.prod(self.shape[:first]), self.n, math.prod(self.shape[end:]))
+
+
+def room(
+    out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Array | None
+) -> Array:
+    """Where a kernel writes an array of that shape: out itself where that is as good as new."""
+    if (
+        type(out) is np.ndarray
+        and out.dtype == dtype
+        and out.flags.carray
+        and not any(a is not None and np.may_share_memory(out, a) for a in inputs)
+    ):
+        return out.reshape(shape)
+    return np.empty(shape, dtype)
 
 
 def to_mask(where: Any, shape: tuple[int, ...]) -> Array | None:

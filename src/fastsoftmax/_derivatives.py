@@ -17,6 +17,7 @@ from fastsoftmax._arguments import (
     check_out,
     deliver,
     result_dtype,
+    room,
     to_array,
     working_dtype,
 )
@@ -75,7 +76,7 @@ def softmax_vjp(p: ArrayLike, g: ArrayLike, axis: Axis = -1, *, out: Array | Non
 
     working = working_dtype(dtype)
     rows, g_rows = (axes.rows(_kept(a, mask), working) for a in (source, gradient))
-    y = axes.room(out, rows.shape, working, source, gradient)
+    y = room(out if axes.in_order else None, rows.shape, working, source, gradient)
     if working.itemsize > 8:
         y = _longdouble.vjp(rows, g_rows)
     elif rows.size:
@@ -135,7 +136,7 @@ def softmax_jacobian(p: ArrayLike, axis: Axis = -1, *, out: Array | None = None)
         _check_memory(shape, working)
 
     rows = axes.rows(_kept(source, mask), working)
-    y = axes.room(out, shape, working, source)
+    y = room(out, shape, working, source)
     if working.itemsize > 8:
         y = _longdouble.jacobian(rows)
     elif rows.size:

@@ -21,16 +21,22 @@ from fastsoftmax._arguments import (
     deliver,
     is_float,
     result_dtype,
+    room,
     to_array,
     to_mask,
     to_temperature,
     working_dtype,
 )
 
-_KERNELS = {
+_ROWS = {
     "softmax": _native.softmax_rows,
     "log_softmax": _native.log_softmax_rows,
     "logsumexp": _native.logsumexp_rows,
+}
+_COLUMNS = {
+    "softmax": _native.softmax_columns,
+    "log_softmax": _native.log_softmax_columns,
+    "logsumexp": _native.logsumexp_columns,
 }
 _MASKED = {"softmax": 0.0, "log_softmax": -np.inf, "logsumexp": -np.inf}
 _LARGE = (
@@ -228,9 +234,43 @@ def _general(
     values = np.asarray(source)
     if dtype is not None:
         values = values.astype(result, copy=False)
-    rows = axes.rows(values, working)
     if mask is not None:
         keep = ~mask if keep is None else keep & ~mask
+    y = None
+    if (
+        keep is None
+        and not axes.in_order
+        and values.dtype == working
+        and t.max(initial=0) <= _LARGE
+    ):
+        y = _of_columns(name, axes.columns(values), t, out, shape)
+    if y is None:
+        y = _of_rows(name, values, axes, keep, t, out if axes.in_order else None)
+        y = y.astype(result, copy=False)
+        y = y.reshape(shape) if reduces else axes.back(y)
+    if mask is not None:
+        mask = mask.all(axis=axes.reduced, keepdims=keepdims) if reduces else mask
+    return deliver(y, out, source, mask)
+
+
+def _of_columns(
+    name: str, x: Array | None, t: Array, out: Array | None, shape: tuple[int, ...]
+) -> Array | None:
+    """Along the middle axis of x, without a copy of the whole; None where that does not go."""
+    if x is None or not x.size or x.dtype.itemsize > 8:
+        return None
+    y = room(out, shape, x.dtype, x, t)
+    _COLUMNS[name](x, y, contiguous(t))
+    return y
+
+
+def _of_rows(
+    name: str, x: Array, axes: Axes, keep: Array | None, t: Array, out: Array | None
+) -> Array:
+    """By way of contiguous rows, of shape batch + (n,), in the working type."""
+    reduces = name == "logsumexp"
+    working = working_dtype(result_dtype("x", x.dtype))
+    rows = axes.rows(x, working)
     if keep is not None:
         keep = axes.rows(keep)
         # zeros in a row with nothing kept: nothing to signal there
@@ -239,24 +279,13 @@ def _general(
     if t.max(initial=0) > _LARGE:
         rows = np.ldexp(rows, np.where(t > _LARGE, -64, 0)[..., None])
         t = np.where(t > _LARGE, t / _LARGE, t)
-
-    read = [source, t] if keep is None else [source, t, keep]
-    y = axes.room(out, rows.shape[:-1] if reduces else rows.shape, working, *read)
-    y = _of_rows(name, rows, t, y)
+    y = room(out, rows.shape[:-1] if reduces else rows.shape, working, x, t, keep)
+    if not rows.size:
+        y[...] = _MASKED[name]
+    elif working.itemsize > 8:
+        y = _longdouble.rows(name, rows, t)
+    else:
+        _ROWS[name](rows, y, contiguous(t))
     if keep is not None and not reduces:
         y[~keep] = _MASKED[name]
-    y = y.astype(result, copy=False)
-    y = y.reshape(shape) if reduces else axes.back(y)
-    if mask is not None:
-        mask = mask.all(axis=axes.reduced, keepdims=keepdims) if reduces else mask
-    return deliver(y, out, source, mask)
-
-
-def _of_rows(name: str, rows: Array, t: Array, y: Array) -> Array:
-    """The function of contiguous rows, of shape batch + (n,); y has room for it."""
-    if not rows.size:
-        return np.full(y.shape, _MASKED[name], rows.dtype)
-    if rows.dtype.itemsize > 8:
-        return _longdouble.rows(name, rows, t)
-    _KERNELS[name](rows, y, contiguous(t))
     return y

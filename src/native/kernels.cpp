@@ -92,14 +92,39 @@ struct Call {
 };
 
 template <Function function, class T>
-bool rows(const Rows& r) {
+bool contiguous_rows(const Rows& r) {
     Call<function, T> call{static_cast<const T*>(r.x), static_cast<T*>(r.y), r.n, r.temperature, r.temperature_stride};
-    if (r.n > short_row) {
-        call.long_rows(r.count);
-    } else {
-        call.short_rows(r.count);
-    }
+    if (r.n > short_row) call.long_rows(r.count);
+    else call.short_rows(r.count);
     return call.invalid;
+}
+
+template <class T>
+void transpose(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y_stride, ptrdiff_t rows, ptrdiff_t columns) {
+    for (ptrdiff_t i = 0; i < rows; ++i)
+        for (ptrdiff_t j = 0; j < columns; ++j) y[j * y_stride + i] = x[i * x_stride + j];
+}
+
+template <Function function, class T>
+bool rows(const Rows& r) {
+    if (r.after == 1) return contiguous_rows<function, T>(r);
+    const ptrdiff_t some = columns_at_a_time(r.n);
+    auto scratch = static_cast<T*>(r.scratch), results = scratch + some * r.n;
+    bool invalid = false;
+    for (ptrdiff_t at = 0; at < r.count;) {
+        ptrdiff_t column = at % r.after, count = std::min(some, r.after - column);
+        ptrdiff_t offset = (at - column) * r.n + column;
+        auto x = static_cast<const T*>(r.x) + offset;
+        auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? at : offset);
+        transpose(x, r.after, scratch, r.n, r.n, count);
+        Rows part{scratch, function == LOGSUMEXP ? y : results, count, r.n};
+        part.temperature = r.temperature + at * r.temperature_stride;
+        part.temperature_stride = r.temperature_stride;
+        invalid |= contiguous_rows<function, T>(part);
+        if (function != LOGSUMEXP) transpose(results, r.n, y, r.after, count, r.n);
+        at += count;
+    }
+    return invalid;
 }
 
 template <class T>

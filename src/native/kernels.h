@@ -30,7 +30,15 @@ struct Rows {
     ptrdiff_t temperature_stride = 0;  // 0: one for all rows, 1: one for each
     const void* g = nullptr;           // the gradient that vjp multiplies
     Partition* partition = nullptr;    // one a row
+    // softmax, log_softmax, logsumexp along another axis than the last: rows are columns of x, of shape (count / after,
+    // n, after), and go through scratch, which has room for `column_scratch(n)` elements.
+    ptrdiff_t after = 1;
+    void* scratch = nullptr;
 };
+
+// Columns are taken some at a time: few long ones, whose parts fill cache lines, or many short ones.
+constexpr ptrdiff_t columns_at_a_time(ptrdiff_t n) { return n < 64 ? 64 : 16; }
+constexpr ptrdiff_t column_scratch(ptrdiff_t n) { return 2 * columns_at_a_time(n) * n; }
 
 using Kernel = bool (*)(const Rows&);  // true where a row has no answer: NumPy's 'invalid'
 

@@ -136,6 +136,31 @@ PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+// function_columns(x, y, temperature): along the middle axis of x, of three; otherwise as function_rows.
+template <Function function>
+PyObject* columns(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    bool ok = count == 3 && PyArray_Check(args[0]) && PyArray_Check(args[1]) && PyArray_Check(args[2]);
+    auto a = reinterpret_cast<PyArrayObject* const*>(args);
+    if (ok = ok && is_rows(a[0]) && PyArray_NDIM(a[0]) == 3; ok) {
+        npy_intp n = PyArray_DIM(a[0], 1), size = PyArray_SIZE(a[0]), given = PyArray_SIZE(a[2]);
+        Rows rows{PyArray_DATA(a[0]), PyArray_DATA(a[1]), size / n, n};
+        rows.after = PyArray_DIM(a[0], 2);
+        rows.temperature = static_cast<const double*>(PyArray_DATA(a[2]));
+        rows.temperature_stride = given > 1;
+        ok = takes(a[1], a[0], function == LOGSUMEXP ? rows.count : size) && PyArray_ISCARRAY_RO(a[2]) &&
+             PyArray_TYPE(a[2]) == NPY_DOUBLE && (given == 1 || given == rows.count);
+        if (ok) {
+            rows.scratch = PyMem_RawMalloc(column_scratch(n) * PyArray_ITEMSIZE(a[0]));
+            if (!rows.scratch) return PyErr_NoMemory();
+            bool fine = run(function, a[0], rows);
+            PyMem_RawFree(rows.scratch);
+            if (!fine) return nullptr;
+        }
+    }
+    if (!ok) return PyErr_Format(PyExc_TypeError, "contiguous arrays of fitting sizes and dtypes are expected");
+    Py_RETURN_NONE;
+}
+
 // function_rows(x, y, partition, temperature): x and y as above, partition float64 with 4 numbers a row of x (kept up
 // to date by partition_rows, whose y is not used), temperature one float64.
 template <Function function>
@@ -194,6 +219,9 @@ PyMethodDef methods[] = {
     fast("softmax_rows", rows<SOFTMAX>),
     fast("log_softmax_rows", rows<LOG_SOFTMAX>),
     fast("logsumexp_rows", rows<LOGSUMEXP>),
+    fast("softmax_columns", columns<SOFTMAX>),
+    fast("log_softmax_columns", columns<LOG_SOFTMAX>),
+    fast("logsumexp_columns", columns<LOGSUMEXP>),
     fast("softmax_vjp_rows", rows<SOFTMAX_VJP>),
     fast("softmax_jacobian_rows", rows<SOFTMAX_JACOBIAN>),
     fast("partition_rows", parts<PARTITION>),
