@@ -144,12 +144,18 @@ inline Pair reciprocal(Pair sum) {
 template <class T>
 struct Scale {
     T high, low;
+    Scale(T high, T low) : high(high), low(low) {}
     explicit Scale(Pair by) : high(static_cast<T>(by.high)), low(static_cast<T>((by.high - high) + by.low)) {}
 };
 
 template <class T>
+inline T scaled(Power<T> p, T high, T low) {
+    return fma(p.value, high, fma(p.value, low, p.tail * high));
+}
+
+template <class T>
 inline T scaled(Power<T> p, Scale<T> by) {
-    return fma(p.value, by.high, fma(p.value, by.low, p.tail * by.high));
+    return scaled(p, by.high, by.low);
 }
 
 // What the logarithm of a row is computed in: for float64 the wider type of x86, where that costs little; else its

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "columns.h"
 #include "derivatives.h"
 #include "long_rows.h"
 #include "short_rows.h"
@@ -105,26 +106,42 @@ void transpose(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y_stride, ptrdiff
         for (ptrdiff_t j = 0; j < columns; ++j) y[j * y_stride + i] = x[i * x_stride + j];
 }
 
+// Some columns, transposed: of any kind, and with temperatures of their own.
+template <Function function, class T>
+bool transposed_columns(const Rows& r, const T* x, T* y, ptrdiff_t count, const double* temperature) {
+    auto scratch = static_cast<T*>(r.scratch), results = scratch + columns_at_a_time * r.n;
+    bool invalid = false;
+    for (ptrdiff_t c = 0; c < count; c += columns_at_a_time) {
+        ptrdiff_t some = std::min(columns_at_a_time, count - c);
+        transpose(x + c, r.after, scratch, r.n, r.n, some);
+        Rows part{scratch, function == LOGSUMEXP ? y + c : results, some, r.n};
+        part.temperature = temperature + c * r.temperature_stride;
+        part.temperature_stride = r.temperature_stride;
+        invalid |= contiguous_rows<function, T>(part);
+        if (function != LOGSUMEXP) transpose(results, r.n, y + c, r.after, some, r.n);
+    }
+    return invalid;
+}
+
+template <Function function, class T, bool is_short>
+bool columns(const Rows& r) {
+    bool invalid = false;
+    for (ptrdiff_t at = 0, count; at < r.count; at += count) {
+        ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
+        count = std::min(Columns<T, is_short>::width, r.after - column);
+        auto x = static_cast<const T*>(r.x) + offset;
+        auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? at : offset);
+        const double* temperature = r.temperature + at * r.temperature_stride;
+        if (r.temperature_stride || !tame_columns<function, T, is_short>(x, y, r.n, r.after, count, *temperature))
+            invalid |= transposed_columns<function>(r, x, y, count, temperature);
+    }
+    return invalid;
+}
+
 template <Function function, class T>
 bool rows(const Rows& r) {
     if (r.after == 1) return contiguous_rows<function, T>(r);
-    const ptrdiff_t some = columns_at_a_time(r.n);
-    auto scratch = static_cast<T*>(r.scratch), results = scratch + some * r.n;
-    bool invalid = false;
-    for (ptrdiff_t at = 0; at < r.count;) {
-        ptrdiff_t column = at % r.after, count = std::min(some, r.after - column);
-        ptrdiff_t offset = (at - column) * r.n + column;
-        auto x = static_cast<const T*>(r.x) + offset;
-        auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? at : offset);
-        transpose(x, r.after, scratch, r.n, r.n, count);
-        Rows part{scratch, function == LOGSUMEXP ? y : results, count, r.n};
-        part.temperature = r.temperature + at * r.temperature_stride;
-        part.temperature_stride = r.temperature_stride;
-        invalid |= contiguous_rows<function, T>(part);
-        if (function != LOGSUMEXP) transpose(results, r.n, y, r.after, count, r.n);
-        at += count;
-    }
-    return invalid;
+    return r.n > short_row ? columns<function, T, false>(r) : columns<function, T, true>(r);
 }
 
 template <class T>

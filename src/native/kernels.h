@@ -36,9 +36,8 @@ struct Rows {
     void* scratch = nullptr;
 };
 
-// Columns are taken some at a time: few long ones, whose parts fill cache lines, or many short ones.
-constexpr ptrdiff_t columns_at_a_time(ptrdiff_t n) { return n < 64 ? 64 : 16; }
-constexpr ptrdiff_t column_scratch(ptrdiff_t n) { return 2 * columns_at_a_time(n) * n; }
+constexpr ptrdiff_t columns_at_a_time = 16;  // where they are transposed
+constexpr ptrdiff_t column_scratch(ptrdiff_t n) { return 2 * columns_at_a_time * n; }
 
 using Kernel = bool (*)(const Rows&);  // true where a row has no answer: NumPy's 'invalid'
 

@@ -14,6 +14,12 @@ void keep_larger(T* m, const T* x, ptrdiff_t n) {
     for (ptrdiff_t l = 0; l < n; ++l) m[l] = x[l] > m[l] ? x[l] : m[l];
 }
 
+template <class T>
+void keep_smaller(T* m, const T* x, ptrdiff_t n) {
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < n; ++l) m[l] = x[l] < m[l] ? x[l] : m[l];
+}
+
 // The largest element, NaN passed over.
 template <class T>
 T maximum(const T* x, ptrdiff_t n) {

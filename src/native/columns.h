@@ -1,0 +1,134 @@
+// Rows that lie across memory, side by side: a tile of columns at a time, each sum in the order of a contiguous row.
+//
+// Only for tame columns; others are transposed and computed as rows, with the same bits.
+#pragma once
+#include "short_rows.h"
+
+namespace {
+
+template <class T, bool is_short>
+struct Columns {
+    using Work = std::conditional_t<is_short, double, T>;
+    static constexpr bool wider = sizeof(T) < sizeof(Work);
+    static constexpr ptrdiff_t width = is_short ? 64 : 512, lanes = is_short ? 1 : 16, kept = is_short ? short_row : 1;
+
+    const T* x;
+    ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
+    Rate<Work> rate;
+    double high[lanes][width];
+    Work low[lanes][width];
+    T smallest[width], largest[width];
+    Work value[kept][width], tail[kept][width];  // the powers of short columns; of long ones they go to y, or nowhere
+
+    Columns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature)
+        : x(x), n(n), after(after), count(count), rate(temperature) {}
+
+    // The powers and their sums, in high[0] + low[0]; false where a column is not tame.
+    template <bool keep>
+    bool powers(T* y) {
+        for (ptrdiff_t c = 0; c < width; ++c) {
+            smallest[c] = std::numeric_limits<T>::infinity(), largest[c] = -smallest[c];
+            for (ptrdiff_t l = 0; l < lanes; ++l) high[l][c] = 0, low[l][c] = 0;
+        }
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            const T* row = x + j * after;
+            T* e = y + j * after;
+            double* h = high[j % lanes];
+            Work *s = low[j % lanes], *v = value[is_short ? j : 0], *t = tail[is_short ? j : 0];
+            const Rate<Work> r = rate;  // a copy, which no store below can change
+            keep_smaller(smallest, row, count);
+            keep_larger(largest, row, count);
+#pragma omp simd
+            for (ptrdiff_t c = 0; c < count; ++c) {
+                Power<Work> p = power<T>(static_cast<Work>(row[c]), r);
+                add(h[c], s[c], p.value, p.tail);
+                if constexpr (is_short) v[c] = p.value;
+                if constexpr (is_short && !wider) t[c] = p.tail;
+                if constexpr (keep) e[c] = p.value;
+            }
+        }
+        for (ptrdiff_t half = lanes / 2; half > 0; half /= 2)
+            for (ptrdiff_t l = 0; l < half; ++l)
+#pragma omp simd
+                for (ptrdiff_t c = 0; c < count; ++c) add(high[l][c], low[l][c], high[l + half][c], low[l + half][c]);
+        bool tame = true;
+        for (ptrdiff_t c = 0; c < count; ++c)
+            tame &= smallest[c] >= -rate.tame && largest[c] <= rate.tame && high[0][c] < Format<Work>::tame_sum;
+        return tame;
+    }
+
+    void softmax(T* y) {
+        Work by[width], by_low[width];
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            Scale<Work> scale(reciprocal({high[0][c], low[0][c]}));
+            by[c] = scale.high, by_low[c] = scale.low;
+        }
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            const T* row = x + j * after;
+            T* e = y + j * after;
+            Work *v = value[is_short ? j : 0], *t = tail[is_short ? j : 0];
+            const Rate<Work> r = rate;
+#pragma omp simd
+            for (ptrdiff_t c = 0; c < count; ++c) {
+                if constexpr (wider) e[c] = static_cast<T>(v[c] * by[c]);
+                else if constexpr (is_short) e[c] = scaled<Work>({v[c], t[c]}, by[c], by_low[c]);
+                else if constexpr (sizeof(T) == 4) e[c] = scaled<Work>({e[c], 0}, by[c], by_low[c]);
+                else e[c] = scaled(power<T>(row[c], r), by[c], by_low[c]);
+            }
+        }
+    }
+
+    // log(sum(exp((x - max) / T))) of each column; false where one term outweighs all others of its column.
+    bool log_of_rest(Logarithm<T>* log) const {
+        using Wide = Logarithm<T>;
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            Power<Work> top = power<T>(static_cast<Work>(largest[c]), rate);
+            Wide ratio = (Wide(high[0][c]) + low[0][c]) / (Wide(top.value) + top.tail);
+            if (!(ratio >= 2)) return false;
+            log[c] = std::log(ratio);
+        }
+        return true;
+    }
+
+    void log_softmax(T* y, const Logarithm<T>* log, Inverse<Work> inverse) const {
+        Work log_of[width];
+        for (ptrdiff_t c = 0; c < count; ++c) log_of[c] = static_cast<Work>(log[c]);
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            const T* row = x + j * after;
+            T* to = y + j * after;
+#pragma omp simd
+            for (ptrdiff_t c = 0; c < count; ++c)
+                to[c] = static_cast<T>(log_probability<Work>(row[c], largest[c], inverse, log_of[c]));
+        }
+    }
+
+private:
+    static void add(double& high, Work& low, double e, Work tail) {
+        if constexpr (wider) high += e;
+        else if constexpr (sizeof(T) == 4) high += e, low += tail;
+        else accumulate(high, low, e, tail);
+    }
+};
+
+// The function of some columns; false where that does not go, and y may hold anything.
+template <Function function, class T, bool is_short>
+bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
+    using Tile = Columns<T, is_short>;
+    if (count < 8 || (x == y && !is_short && sizeof(T) == 4)) return false;
+    Tile tile(x, n, after, count, temperature);
+    constexpr bool keep = function == SOFTMAX && !is_short && sizeof(T) == 4;
+    if (!tile.template powers<keep>(y)) return false;
+    if constexpr (function == SOFTMAX) {
+        tile.softmax(y);
+        return true;
+    } else {
+        Logarithm<T> log[Tile::width];
+        if (!tile.log_of_rest(log)) return false;
+        if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, log, Inverse<typename Tile::Work>(temperature));
+        else
+            for (ptrdiff_t c = 0; c < count; ++c) y[c] = static_cast<T>(tile.largest[c] + log[c]);
+        return true;
+    }
+}
+
+}  // namespace
