@@ -62,29 +62,32 @@ struct Call {
         }
     }
 
+    template <bool is_short>
     void short_rows(ptrdiff_t count) {
-        ShortRows<T> some_rows;
-        Rate<double> rate(*temperature);
-        Inverse<double> inverse(*temperature);
+        using Block = ShortRows<T, is_short>;
+        using Work = typename Block::Work;
+        Block some_rows;
+        Rate<Work> rate(*temperature);
+        Inverse<Work> inverse(*temperature);
         for (ptrdiff_t left = count; left > 0;) {
             ptrdiff_t some = std::min(left, stride ? 1 : block / n);
-            if (stride) rate = Rate<double>(*temperature), inverse = Inverse<double>(*temperature);
+            if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
             bool tame = some_rows.tame_powers(x, some * n, rate);
             for (ptrdiff_t r = 0; r < some; ++r, advance(1)) {
-                T m = tame && function == SOFTMAX ? 0 : short_maximum(x, n);
+                T m = tame && function == SOFTMAX ? 0 : is_short ? short_maximum(x, n) : maximum(x, n);
                 if (!tame && !std::isfinite(m)) {
                     invalid |= row_without_maximum<function>(x, y, n, m);
                     continue;
                 }
-                Shift<double> shift = tame ? Shift<double>::none() : Shift<double>(m, rate);
+                Shift<Work> shift = tame ? Shift<Work>::none() : Shift<Work>(m, rate);
                 if (!tame) some_rows.powers(x, n, shift, rate);
                 ptrdiff_t at = tame ? r * n : 0;
                 if constexpr (function == SOFTMAX) {
                     some_rows.softmax(at, y, n);
                 } else {
-                    auto log = some_rows.log_of_rest(at, x, n, m, power<T>(static_cast<double>(m), shift, rate));
+                    auto log = some_rows.log_of_rest(at, x, n, m, power<T>(static_cast<Work>(m), shift, rate));
                     if constexpr (function == LOGSUMEXP) *y = static_cast<T>(m + log);
-                    else short_log_softmax(x, y, n, m, inverse, static_cast<double>(log));
+                    else short_log_softmax<T, Work>(x, y, n, m, inverse, static_cast<Work>(log));
                 }
             }
             left -= some;
@@ -95,8 +98,9 @@ struct Call {
 template <Function function, class T>
 bool contiguous_rows(const Rows& r) {
     Call<function, T> call{static_cast<const T*>(r.x), static_cast<T*>(r.y), r.n, r.temperature, r.temperature_stride};
-    if (r.n > short_row) call.long_rows(r.count);
-    else call.short_rows(r.count);
+    if (r.n <= short_row) call.template short_rows<true>(r.count);
+    else if (function == SOFTMAX && r.n <= middle_row<T>) call.template short_rows<false>(r.count);
+    else call.long_rows(r.count);
     return call.invalid;
 }
 

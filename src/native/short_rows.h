@@ -1,12 +1,16 @@
-// Rows too short to fill vectors by themselves, in double: the powers of a block of rows in one loop, then row by row.
+// Rows too short to be worth loops of their own: the powers of a block of them in one loop, then row by row.
 //
+// The shortest are computed in double, each sum one term after the other; the others in T, with the sums of long rows.
 // In a block that is not tame, and with a temperature for each row, every row has its own loop; the bits are the same.
 #pragma once
 #include "long_rows.h"
 
 namespace {
 
-constexpr ptrdiff_t short_row = 63;  // longer rows go one by one
+// Longer rows go one by one; of float64 that computes their powers twice, and is put off.
+constexpr ptrdiff_t short_row = 63;
+template <class T>
+constexpr ptrdiff_t middle_row = sizeof(T) == 8 ? block : block / 2;
 
 // The largest element, NaN passed over.
 template <class T>
@@ -16,23 +20,24 @@ T short_maximum(const T* x, ptrdiff_t n) {
     return m;
 }
 
-template <class T>
-void short_log_softmax(const T* x, T* y, ptrdiff_t n, double m, Inverse<double> inverse, double log) {
+template <class T, class Work>
+void short_log_softmax(const T* x, T* y, ptrdiff_t n, Work m, Inverse<Work> inverse, Work log) {
 #pragma omp simd
-    for (ptrdiff_t j = 0; j < n; ++j) y[j] = static_cast<T>(log_probability<double>(x[j], m, inverse, log));
+    for (ptrdiff_t j = 0; j < n; ++j) y[j] = static_cast<T>(log_probability<Work>(x[j], m, inverse, log));
 }
 
-template <class T>
+template <class T, bool is_short>
 struct ShortRows {
-    static constexpr bool wider = sizeof(T) < sizeof(double);  // than the result: no tails are needed
-    double e[block], tail[block];
+    using Work = std::conditional_t<is_short, double, T>;
+    static constexpr bool wider = sizeof(T) < sizeof(Work);  // than the result: no tails are needed
+    Work e[block], tail[block];
 
     // The powers of rows without a shift, size elements in all; false where they are not tame.
-    bool tame_powers(const T* x, ptrdiff_t size, Rate<double> rate) {
-        double low = 0, high = 0;
+    bool tame_powers(const T* x, ptrdiff_t size, Rate<Work> rate) {
+        Work low = 0, high = 0;
 #pragma omp simd reduction(min : low) reduction(max : high)
         for (ptrdiff_t i = 0; i < size; ++i) {
-            double v = x[i];
+            Work v = x[i];
             low = v < low ? v : low;
             high = v > high ? v : high;
             store(i, power<T>(v, rate));
@@ -41,23 +46,24 @@ struct ShortRows {
     }
 
     // The powers of one row.
-    void powers(const T* x, ptrdiff_t n, Shift<double> shift, Rate<double> rate) {
+    void powers(const T* x, ptrdiff_t n, Shift<Work> shift, Rate<Work> rate) {
 #pragma omp simd
-        for (ptrdiff_t j = 0; j < n; ++j) store(j, power<T>(static_cast<double>(x[j]), shift, rate));
+        for (ptrdiff_t j = 0; j < n; ++j) store(j, power<T>(static_cast<Work>(x[j]), shift, rate));
     }
 
     void softmax(ptrdiff_t at, T* y, ptrdiff_t n) const {
-        const double *er = e + at, *tr = tail + at;
-        Scale<double> by(reciprocal(sum(at, n)));
+        const Work *er = e + at, *tr = tail + at;
+        Scale<Work> by(reciprocal(sum(at, n)));
 #pragma omp simd
         for (ptrdiff_t j = 0; j < n; ++j) {
             if constexpr (wider) y[j] = static_cast<T>(er[j] * by.high);
-            else y[j] = scaled<double>({er[j], tr[j]}, by);
+            else if constexpr (sizeof(T) == 4) y[j] = scaled<Work>({er[j], 0}, by);  // as long rows have it
+            else y[j] = scaled<Work>({er[j], tr[j]}, by);
         }
     }
 
     // log(sum(exp((x - m) / T))), m the largest element, whose power is `largest`.
-    Logarithm<T> log_of_rest(ptrdiff_t at, const T* x, ptrdiff_t n, T m, Power<double> largest) const {
+    Logarithm<T> log_of_rest(ptrdiff_t at, const T* x, ptrdiff_t n, T m, Power<Work> largest) const {
         using Wide = Logarithm<T>;
         Pair all = sum(at, n);
         Wide ratio = (Wide(all.high) + all.low) / (Wide(largest.value) + largest.tail);
@@ -72,7 +78,7 @@ struct ShortRows {
     }
 
 private:
-    void store(ptrdiff_t i, Power<double> p) {
+    void store(ptrdiff_t i, Power<Work> p) {
         e[i] = p.value;
         if constexpr (!wider) tail[i] = p.tail;
     }
@@ -80,9 +86,13 @@ private:
         if constexpr (wider) sum.high += e[i];
         else accumulate(sum.high, sum.low, e[i], tail[i]);
     }
-    // One after the other: rows are independent, and the processor takes several at a time.
     Pair sum(ptrdiff_t at, ptrdiff_t n) const {
-        Pair total{0, 0};
+        if constexpr (!is_short) {
+            Lanes<Work> sums;
+            sums.add(e + at, tail + at, n);
+            return sums.total();
+        }
+        Pair total{0, 0};  // rows are independent: the processor takes several at a time
         for (ptrdiff_t j = 0; j < n; ++j) add(total, at + j);
         return total;
     }
