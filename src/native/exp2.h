@@ -83,6 +83,15 @@ struct Shift {
     }
 };
 
+// |x| as an integer of the same order, NaN beyond all: compilers that mind NaN find the maximum of integers faster.
+template <class T>
+using Magnitude = std::make_signed_t<typename Format<T>::Bits>;
+
+template <class T>
+inline Magnitude<T> magnitude(T x) {
+    return std::bit_cast<Magnitude<T>>(x) & std::numeric_limits<Magnitude<T>>::max();
+}
+
 // A power of two as value + tail, the tail being the rounding error of the value.
 template <class T>
 struct Power {

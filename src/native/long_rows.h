@@ -84,11 +84,11 @@ Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> r
     return sums.total();
 }
 
-// The sum of exp(x / T) and the extremes of a row, found on the way; with `y`, the terms are stored there. It ends early
-// where the row is not tame, which `tame` tells.
-template <class T>
+// The sum of exp(x / T) of a row; with `y`, the terms are stored there; with `with_largest`, the largest element is found
+// too. It ends early where the row is not tame, which `tame` tells.
+template <class T, bool with_largest>
 struct TameSum {
-    T smallest = std::numeric_limits<T>::infinity(), largest = -smallest;
+    T largest = -std::numeric_limits<T>::infinity();
     Pair sum{0, 0};
     bool tame = true;
 
@@ -98,28 +98,30 @@ struct TameSum {
         for (ptrdiff_t i = 0; i < n && tame; i += block) {
             ptrdiff_t length = n - i < block ? n - i : block;
             T* e = y ? y + i : value;
-            T low = smallest, high = largest;
-#pragma omp simd reduction(min : low) reduction(max : high)
+            Magnitude<T> farthest = 0;
+#pragma omp simd reduction(max : farthest)
             for (ptrdiff_t j = 0; j < length; ++j) {
-                T v = x[i + j];
-                low = v < low ? v : low;
-                high = v > high ? v : high;
-                Power<T> p = power<T>(v, rate);
+                Magnitude<T> far = magnitude(x[i + j]);
+                farthest = far > farthest ? far : farthest;
+                Power<T> p = power<T>(x[i + j], rate);
                 e[j] = p.value;
                 tail[j] = p.tail;
             }
+            tame = farthest <= magnitude(rate.tame);
             sums.add(e, tail, length);
-            smallest = low, largest = high;
-            tame = smallest >= -rate.tame && largest <= rate.tame;
+            if constexpr (with_largest) {
+                T m = maximum(x + i, length);
+                largest = m > largest ? m : largest;
+            }
         }
         sum = sums.total();
-        tame = tame && sum.high < Format<T>::tame_sum;  // NaN is in the sum, if anywhere
+        tame = tame && sum.high < Format<T>::tame_sum;
     }
 };
 
 inline bool tame_softmax_row(const float* x, float* y, ptrdiff_t n, Rate<float> rate) {
     if (x == y) return false;  // x is needed still, if the row is not tame
-    TameSum<float> row(x, y, n, rate);
+    TameSum<float, false> row(x, y, n, rate);
     if (!row.tame) return false;
     Scale<float> scale(reciprocal(row.sum));
 #pragma omp simd
@@ -135,7 +137,7 @@ inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, Rate<flo
 
 // Of float64 the powers are computed twice: stored, their rounding would cost another unit in the last place.
 inline bool tame_softmax_row(const double* x, double* y, ptrdiff_t n, Rate<double> rate) {
-    TameSum<double> row(x, nullptr, n, rate);
+    TameSum<double, false> row(x, nullptr, n, rate);
     if (!row.tame) return false;
     Scale<double> scale(reciprocal(row.sum));
 #pragma omp simd
@@ -166,7 +168,7 @@ struct TameLog {
 
     TameLog(const T* x, ptrdiff_t n, Rate<T> rate) {
         T* none = nullptr;
-        TameSum<T> row(x, none, n, rate);
+        TameSum<T, true> row(x, none, n, rate);
         max = row.largest;
         tame = row.tame;
         if (!tame) return;

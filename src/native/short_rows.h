@@ -34,15 +34,15 @@ struct ShortRows {
 
     // The powers of rows without a shift, size elements in all; false where they are not tame.
     bool tame_powers(const T* x, ptrdiff_t size, Rate<Work> rate) {
-        Work low = 0, high = 0;
-#pragma omp simd reduction(min : low) reduction(max : high)
+        Magnitude<Work> farthest = 0;
+#pragma omp simd reduction(max : farthest)
         for (ptrdiff_t i = 0; i < size; ++i) {
             Work v = x[i];
-            low = v < low ? v : low;
-            high = v > high ? v : high;
+            Magnitude<Work> far = magnitude(v);
+            farthest = far > farthest ? far : farthest;
             store(i, power<T>(v, rate));
         }
-        return low >= -rate.tame && high <= rate.tame;
+        return farthest <= magnitude(rate.tame);
     }
 
     // The powers of one row.
