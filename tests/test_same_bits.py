@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from helpers import (
     FUNCTIONS,
+    MAPS,
     SIZES,
     assert_accurate,
     assert_same_bits,
@@ -187,3 +190,30 @@ def test_at_the_bound_of_tame_rows(
     exact_rows = slice(0, 18)
     assert_accurate(name, got[exact_rows], exact(name, x[exact_rows]), dtype)
     assert np.isnan(got[18:24]).all() and np.isnan(shifted[18:24]).all()
+
+
+def test_columns_of_every_kind(rng: np.random.Generator) -> None:
+    """A middle axis, as it lies or transposed, tame or not, against contiguous rows."""
+    lengths, widths = [1, 2, 17, 63, 64, 65, 257, 600], [1, 3, 7, 8, 9, 64, 65, 513, 600]
+    for _ in range(150):
+        shape = (2, int(rng.choice(lengths)), int(rng.choice(widths)))
+        dtype = rng.choice([np.float32, np.float64])
+        x = rng.choice([1, 8, 50, 1e4]) * rng.standard_normal(shape) + rng.choice([0, 0, 1e4, -300])
+        x = x.astype(dtype)
+        if rng.random() < 0.3:
+            value = rng.choice([np.nan, np.inf, -np.inf, 61, 501, 1e30])
+            x[0, rng.integers(shape[1]), rng.integers(shape[2])] = value
+        t: Any = float(rng.choice([1, 0.3, 7]))
+        if rng.random() < 0.2:
+            t = rng.uniform(0.2, 3, (2, 1, shape[2]))
+        rows = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+        with np.errstate(all="ignore"):
+            for function in MAPS.values():
+                got = function(x, 1, temperature=t)
+                of_rows = function(
+                    rows, temperature=t if np.ndim(t) == 0 else np.moveaxis(t, 1, -1)
+                )
+                assert_same_bits(got, np.moveaxis(of_rows, -1, 1))
+                same = x.copy()
+                assert_same_bits(function(same, 1, temperature=t, out=same), got)
+            assert_same_bits(FUNCTIONS["logsumexp"](x, 1), FUNCTIONS["logsumexp"](rows))
