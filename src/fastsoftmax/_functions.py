@@ -245,7 +245,8 @@ def _general(
     ):
         y = _of_columns(name, axes.columns(values), t, out, shape)
     if y is None:
-        y = _of_rows(name, values, axes, keep, t, out if axes.in_order else None)
+        direct = out if axes.in_order else None
+        y = _of_rows(name, axes.rows(values, working), axes, keep, t, direct, source)
         y = y.astype(result, copy=False)
         y = y.reshape(shape) if reduces else axes.back(y)
     if mask is not None:
@@ -265,12 +266,17 @@ def _of_columns(
 
 
 def _of_rows(
-    name: str, x: Array, axes: Axes, keep: Array | None, t: Array, out: Array | None
+    name: str,
+    rows: Array,
+    axes: Axes,
+    keep: Array | None,
+    t: Array,
+    out: Array | None,
+    source: Array,
 ) -> Array:
-    """By way of contiguous rows, of shape batch + (n,), in the working type."""
+    """Of contiguous rows, of shape batch + (n,), in the working type."""
     reduces = name == "logsumexp"
-    working = working_dtype(result_dtype("x", x.dtype))
-    rows = axes.rows(x, working)
+    working = rows.dtype
     if keep is not None:
         keep = axes.rows(keep)
         # zeros in a row with nothing kept: nothing to signal there
@@ -279,7 +285,7 @@ def _of_rows(
     if t.max(initial=0) > _LARGE:
         rows = np.ldexp(rows, np.where(t > _LARGE, -64, 0)[..., None])
         t = np.where(t > _LARGE, t / _LARGE, t)
-    y = room(out, rows.shape[:-1] if reduces else rows.shape, working, x, t, keep)
+    y = room(out, rows.shape[:-1] if reduces else rows.shape, working, source, t, keep)
     if not rows.size:
         y[...] = _MASKED[name]
     elif working.itemsize > 8:

@@ -41,7 +41,7 @@ struct Columns {
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c) {
                 Power<Work> p = power<T>(static_cast<Work>(row[c]), r);
-                add(h[c], s[c], p.value, p.tail);
+                add_term<T>(h[c], s[c], p.value, p.tail);
                 if constexpr (is_short) v[c] = p.value;
                 if constexpr (is_short && !wider) t[c] = p.tail;
                 if constexpr (keep) e[c] = p.value;
@@ -50,7 +50,8 @@ struct Columns {
         for (ptrdiff_t half = lanes / 2; half > 0; half /= 2)
             for (ptrdiff_t l = 0; l < half; ++l)
 #pragma omp simd
-                for (ptrdiff_t c = 0; c < count; ++c) add(high[l][c], low[l][c], high[l + half][c], low[l + half][c]);
+                for (ptrdiff_t c = 0; c < count; ++c)
+                    add_term<T>(high[l][c], low[l][c], high[l + half][c], low[l + half][c]);
         bool tame = true;
         for (ptrdiff_t c = 0; c < count; ++c)
             tame &= smallest[c] >= -rate.tame && largest[c] <= rate.tame && high[0][c] < Format<Work>::tame_sum;
@@ -80,12 +81,11 @@ struct Columns {
 
     // log(sum(exp((x - max) / T))) of each column; false where one term outweighs all others of its column.
     bool log_of_rest(Logarithm<T>* log) const {
-        using Wide = Logarithm<T>;
         for (ptrdiff_t c = 0; c < count; ++c) {
             Power<Work> top = power<T>(static_cast<Work>(largest[c]), rate);
-            Wide ratio = (Wide(high[0][c]) + low[0][c]) / (Wide(top.value) + top.tail);
-            if (!(ratio >= 2)) return false;
-            log[c] = std::log(ratio);
+            Logarithm<T> all = ratio<T>({high[0][c], low[0][c]}, top);
+            if (!(all >= 2)) return false;
+            log[c] = std::log(all);
         }
         return true;
     }
@@ -100,13 +100,6 @@ struct Columns {
             for (ptrdiff_t c = 0; c < count; ++c)
                 to[c] = static_cast<T>(log_probability<Work>(row[c], largest[c], inverse, log_of[c]));
         }
-    }
-
-private:
-    static void add(double& high, Work& low, double e, Work tail) {
-        if constexpr (wider) high += e;
-        else if constexpr (sizeof(T) == 4) high += e, low += tail;
-        else accumulate(high, low, e, tail);
     }
 };
 

@@ -21,12 +21,12 @@ double sum_of(ptrdiff_t n, Term term) {
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) {
             Pair t = term(i + l);
-            accumulate(sums.high[l], sums.low[l], t.high, t.low);
+            sums.add(l, t.high, t.low);
         }
     }
     for (; i < n; ++i) {
         Pair t = term(i);
-        accumulate(sums.high[i % lanes], sums.low[i % lanes], t.high, t.low);
+        sums.add(i % lanes, t.high, t.low);
     }
     Pair sum = sums.total();
     return sum.high + sum.low;

@@ -144,6 +144,14 @@ inline void accumulate(double& high, T& low, double e, double tail) {
     high = s;
 }
 
+// One more term of a sum of a Result: in double, plain for float32, compensated for float64; `low` takes the tails.
+template <class Result, class Work>
+inline void add_term(double& high, Work& low, double e, Work tail) {
+    if constexpr (sizeof(Result) == 8) accumulate(high, low, e, tail);
+    else if constexpr (sizeof(Work) == 4) high += e, low += tail;
+    else high += e;  // wider than its result: no tails
+}
+
 inline Pair reciprocal(Pair sum) {
     double high = 1 / sum.high;
     return {high, (fma(-high, sum.high, 1.0) - high * sum.low) * high};
@@ -172,12 +180,17 @@ inline T scaled(Power<T> p, Scale<T> by) {
 template <class Result>
 using Logarithm = std::conditional_t<sizeof(Result) == 8 && std::numeric_limits<long double>::digits == 64, long double, double>;
 
+// sum / largest.
+template <class Result, class T>
+inline Logarithm<Result> ratio(Pair sum, Power<T> largest) {
+    using Wide = Logarithm<Result>;
+    return (Wide(sum.high) + sum.low) / (Wide(largest.value) + largest.tail);
+}
+
 // log1p(rest), with rest = the sum of all terms but one of the largest, relative to it; `equal` terms equal it.
 template <class Result, class T>
 inline Logarithm<Result> log1p_of(Pair others, Power<T> largest, double equal) {
-    using Wide = Logarithm<Result>;
-    Wide rest = (Wide(others.high) + others.low) / (Wide(largest.value) + largest.tail);
-    return std::log1p(rest + (equal - 1));
+    return std::log1p(ratio<Result>(others, largest) + (equal - 1));
 }
 
 // half / T as high + low: differences are halved, where that costs nothing, so that they don't overflow before T divides.

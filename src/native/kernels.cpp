@@ -98,9 +98,10 @@ struct Call {
 template <Function function, class T>
 bool contiguous_rows(const Rows& r) {
     Call<function, T> call{static_cast<const T*>(r.x), static_cast<T*>(r.y), r.n, r.temperature, r.temperature_stride};
-    if (r.n <= short_row) call.template short_rows<true>(r.count);
-    else if (function == SOFTMAX && r.n <= middle_row<T>) call.template short_rows<false>(r.count);
-    else call.long_rows(r.count);
+    constexpr ptrdiff_t in_blocks = function == SOFTMAX ? middle_row<T> : short_row;
+    if (r.n > in_blocks) call.long_rows(r.count);
+    else if (r.n <= short_row) call.template short_rows<true>(r.count);
+    else if constexpr (function == SOFTMAX) call.template short_rows<false>(r.count);
     return call.invalid;
 }
 

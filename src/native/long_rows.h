@@ -34,16 +34,13 @@ T maximum(const T* x, ptrdiff_t n) {
     return m[0];
 }
 
-// Sums in double, plain for float32, compensated for float64; `low` takes the tails.
+// A sum in lanes, see add_term.
 template <class T>
 struct Lanes {
     double high[lanes] = {};
     T low[lanes] = {};
 
-    void add(ptrdiff_t l, double e, T tail) {
-        if constexpr (sizeof(T) == 4) high[l] += e, low[l] += tail;
-        else accumulate(high[l], low[l], e, tail);
-    }
+    void add(ptrdiff_t l, double e, T tail) { add_term<T>(high[l], low[l], e, tail); }
     void add(const T* e, const T* tail, ptrdiff_t n) {
         ptrdiff_t i = 0;
         for (; i + lanes <= n; i += lanes) {
@@ -119,20 +116,23 @@ struct TameSum {
     }
 };
 
+// Of float32 the powers are stored in y, without their tails.
+inline void scale_row(float* y, ptrdiff_t n, Pair sum) {
+    Scale<float> scale(reciprocal(sum));
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{y[i], 0}, scale);
+}
+
 inline bool tame_softmax_row(const float* x, float* y, ptrdiff_t n, Rate<float> rate) {
     if (x == y) return false;  // x is needed still, if the row is not tame
     TameSum<float, false> row(x, y, n, rate);
     if (!row.tame) return false;
-    Scale<float> scale(reciprocal(row.sum));
-#pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{y[i], 0}, scale);
+    scale_row(y, n, row.sum);
     return true;
 }
 
 inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, Rate<float> rate) {
-    Scale<float> scale(reciprocal(sum_of_powers<NOTHING>(x, y, n, m, Shift<float>(m, rate), rate)));
-#pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{y[i], 0}, scale);
+    scale_row(y, n, sum_of_powers<NOTHING>(x, y, n, m, Shift<float>(m, rate), rate));
 }
 
 // Of float64 the powers are computed twice: stored, their rounding would cost another unit in the last place.
@@ -172,10 +172,9 @@ struct TameLog {
         max = row.largest;
         tame = row.tame;
         if (!tame) return;
-        Power<T> largest = power<T>(max, rate);
-        Logarithm<T> ratio = (Logarithm<T>(row.sum.high) + row.sum.low) / (Logarithm<T>(largest.value) + largest.tail);
-        tame = ratio >= 2;  // else log1p of the others holds more
-        if (tame) log = std::log(ratio);
+        Logarithm<T> all = ratio<T>(row.sum, power<T>(max, rate));
+        tame = all >= 2;  // else log1p of the others holds more
+        if (tame) log = std::log(all);
     }
 };
 

@@ -64,10 +64,8 @@ struct ShortRows {
 
     // log(sum(exp((x - m) / T))), m the largest element, whose power is `largest`.
     Logarithm<T> log_of_rest(ptrdiff_t at, const T* x, ptrdiff_t n, T m, Power<Work> largest) const {
-        using Wide = Logarithm<T>;
-        Pair all = sum(at, n);
-        Wide ratio = (Wide(all.high) + all.low) / (Wide(largest.value) + largest.tail);
-        if (!(ratio < 2)) return std::log(ratio);
+        Logarithm<T> all = ratio<T>(sum(at, n), largest);
+        if (!(all < 2)) return std::log(all);
         Pair others{0, 0};  // one term outweighs them: they hold more than their sum with it
         double equal = 0;
         for (ptrdiff_t j = 0; j < n; ++j) {
@@ -82,10 +80,7 @@ private:
         e[i] = p.value;
         if constexpr (!wider) tail[i] = p.tail;
     }
-    void add(Pair& sum, ptrdiff_t i) const {
-        if constexpr (wider) sum.high += e[i];
-        else accumulate(sum.high, sum.low, e[i], tail[i]);
-    }
+    void add(Pair& sum, ptrdiff_t i) const { add_term<T, double>(sum.high, sum.low, e[i], wider ? 0 : tail[i]); }
     Pair sum(ptrdiff_t at, ptrdiff_t n) const {
         if constexpr (!is_short) {
             Lanes<Work> sums;
