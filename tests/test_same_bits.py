@@ -217,3 +217,13 @@ def test_columns_of_every_kind(rng: np.random.Generator) -> None:
                 same = x.copy()
                 assert_same_bits(function(same, 1, temperature=t, out=same), got)
             assert_same_bits(FUNCTIONS["logsumexp"](x, 1), FUNCTIONS["logsumexp"](rows))
+
+
+@every_function
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+def test_long_columns(name: str, dtype: np.dtype, rng: np.random.Generator) -> None:
+    """Sums of more elements than a chunk (16384) are the same in columns."""
+    for n in (16383, 16384, 16385, 40_000):
+        x = (3 * rng.standard_normal((n, 9))).astype(dtype)
+        rows = FUNCTIONS[name](np.ascontiguousarray(x.T))
+        assert_same_bits(FUNCTIONS[name](x, axis=0), rows.T)

@@ -15,22 +15,38 @@ struct Columns {
     const T* x;
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
     Rate<Work> rate;
-    double high[lanes][width];
+    double high[lanes][width];  // of a chunk
     Work low[lanes][width];
+    double sum[width], sum_low[width];
     T smallest[width], largest[width];
     Work value[kept][width], tail[kept][width];  // the powers of short columns; of long ones they go to y, or nowhere
 
     Columns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature)
         : x(x), n(n), after(after), count(count), rate(temperature) {}
 
-    // The powers and their sums, in high[0] + low[0]; false where a column is not tame.
+    // The powers and their sums; false where a column is not tame.
     template <bool keep>
     bool powers(T* y) {
         for (ptrdiff_t c = 0; c < width; ++c) {
             smallest[c] = std::numeric_limits<T>::infinity(), largest[c] = -smallest[c];
-            for (ptrdiff_t l = 0; l < lanes; ++l) high[l][c] = 0, low[l][c] = 0;
+            sum[c] = sum_low[c] = 0;
         }
-        for (ptrdiff_t j = 0; j < n; ++j) {
+        for (ptrdiff_t j = 0; j < n; j += chunk) {
+            add_powers<keep>(y, j, std::min(j + chunk, n));
+            for (ptrdiff_t c = 0; c < count; ++c) accumulate(sum[c], sum_low[c], high[0][c], low[0][c]);
+        }
+        bool tame = true;
+        for (ptrdiff_t c = 0; c < count; ++c)
+            tame &= smallest[c] >= -rate.tame && largest[c] <= rate.tame && sum[c] < Format<Work>::tame_sum;
+        return tame;
+    }
+
+    // Of the elements from j to end of all columns, with their sums in high[0] + low[0].
+    template <bool keep>
+    void add_powers(T* y, ptrdiff_t j, ptrdiff_t end) {
+        for (ptrdiff_t l = 0; l < lanes; ++l)
+            for (ptrdiff_t c = 0; c < width; ++c) high[l][c] = 0, low[l][c] = 0;
+        for (; j < end; ++j) {
             const T* row = x + j * after;
             T* e = y + j * after;
             double* h = high[j % lanes];
@@ -52,16 +68,12 @@ struct Columns {
 #pragma omp simd
                 for (ptrdiff_t c = 0; c < count; ++c)
                     add_term<T>(high[l][c], low[l][c], high[l + half][c], low[l + half][c]);
-        bool tame = true;
-        for (ptrdiff_t c = 0; c < count; ++c)
-            tame &= smallest[c] >= -rate.tame && largest[c] <= rate.tame && high[0][c] < Format<Work>::tame_sum;
-        return tame;
     }
 
     void softmax(T* y) {
         Work by[width], by_low[width];
         for (ptrdiff_t c = 0; c < count; ++c) {
-            Scale<Work> scale(reciprocal({high[0][c], low[0][c]}));
+            Scale<Work> scale(reciprocal({sum[c], sum_low[c]}));
             by[c] = scale.high, by_low[c] = scale.low;
         }
         for (ptrdiff_t j = 0; j < n; ++j) {
@@ -83,7 +95,7 @@ struct Columns {
     bool log_of_rest(Logarithm<T>* log) const {
         for (ptrdiff_t c = 0; c < count; ++c) {
             Power<Work> top = power<T>(static_cast<Work>(largest[c]), rate);
-            Logarithm<T> all = ratio<T>({high[0][c], low[0][c]}, top);
+            Logarithm<T> all = ratio<T>({sum[c], sum_low[c]}, top);
             if (!(all >= 2)) return false;
             log[c] = std::log(all);
         }

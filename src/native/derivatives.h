@@ -14,7 +14,7 @@ ptrdiff_t largest(const T* p, ptrdiff_t n) {
 
 // The sum of term(0), ..., term(n - 1), each as a pair, in the lanes of all long rows.
 template <class Term>
-double sum_of(ptrdiff_t n, Term term) {
+Pair sum_of_terms(ptrdiff_t n, Term term) {
     Lanes<double> sums;
     ptrdiff_t i = 0;
     for (; i + lanes <= n; i += lanes) {
@@ -28,32 +28,54 @@ double sum_of(ptrdiff_t n, Term term) {
         Pair t = term(i);
         sums.add(i % lanes, t.high, t.low);
     }
-    Pair sum = sums.total();
-    return sum.high + sum.low;
+    return sums.total();
 }
 
-// y = p * (g - sum(p * g)) = p * (h - sum(p * h)), h = g - g[k]: what all of g have in common drops out exactly.
 template <class T>
-void vjp_row(const T* p, const T* g, T* y, ptrdiff_t n) {
-    double g_k = g[largest(p, n)];
-    double s = sum_of(n, [=](ptrdiff_t i) {
+Pair sum_of_products(const T* p, const T* g, ptrdiff_t n, double g_k) {
+    return sum_of_terms(n, [=](ptrdiff_t i) {
         double a = p[i], h = g[i] - g_k, product = a * h;
         return Pair{product, fma(a, h, -product)};
     });
+}
+
+template <class T>
+void vjp_chunk(const T* p, const T* g, T* y, ptrdiff_t n, double g_k, double s) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = static_cast<T>(p[i] * ((g[i] - g_k) - s));
 }
 
-// y[i, j] = p[i] * ((i == j) - p[j]), where 1 - p[k] is the sum of the others.
+// y = p * (g - sum(p * g)) = p * (h - sum(p * h)), h = g - g[k]: what all of g have in common drops out exactly.
 template <class T>
-void jacobian_row(const T* p, T* y, ptrdiff_t n) {
-    ptrdiff_t k = largest(p, n);
-    double others = sum_of(n, [=](ptrdiff_t i) { return Pair{i == k ? 0 : static_cast<double>(p[i]), 0}; });
-    for (ptrdiff_t i = 0; i < n; ++i, y += n) {
+void vjp_row(const T* p, const T* g, T* y, ptrdiff_t n, int threads) {
+    double g_k = g[largest(p, n)];
+    Pair sum{0, 0};
+    add_chunks(n, threads,
+        [=](ptrdiff_t from, ptrdiff_t length) { return sum_of_products(p + from, g + from, length, g_k); },
+        [&](Pair part) { accumulate(sum.high, sum.low, part.high, part.low); });
+    double s = sum.high + sum.low;
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        vjp_chunk(p + from, g + from, y + from, length, g_k, s);
+    });
+}
+
+// y[j] = p[i] * ((i == j) - p[j]), one_less being 1 - p[i].
+template <class T>
+void jacobian_row(const T* p, T* y, ptrdiff_t n, ptrdiff_t i, double one_less) {
+    T p_i = p[i];
 #pragma omp simd
-        for (ptrdiff_t j = 0; j < n; ++j) y[j] = 0 - p[i] * p[j];
-        y[i] = static_cast<T>(p[i] * (i == k ? others : 1 - static_cast<double>(p[i])));
-    }
+    for (ptrdiff_t j = 0; j < n; ++j) y[j] = 0 - p_i * p[j];
+    y[i] = static_cast<T>(p_i * one_less);
+}
+
+// The Jacobian of a row of probabilities; the 1 - p of the largest is the sum of the others.
+template <class T>
+void jacobian_of_row(const T* p, T* y, ptrdiff_t n, int threads) {
+    ptrdiff_t k = largest(p, n);
+    Pair others = sum_of_terms(n, [=](ptrdiff_t i) { return Pair{i == k ? 0 : static_cast<double>(p[i]), 0}; });
+    each(n, threads, [=](ptrdiff_t i) {
+        jacobian_row(p, y + i * n, n, i, i == k ? others.high + others.low : 1 - static_cast<double>(p[i]));
+    });
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// exp(x / T) as 2^(x * log2(e) / T), for one element: everything here is inlined into loops that vectorise whole.
+// exp(x / T) as 2^(x * log2(e) / T), for one element: what loops call is inlined, whatever the compiler thinks of its
+// size, so that they vectorise whole.
 #pragma once
 #include <bit>
 #include <cmath>
@@ -10,8 +11,8 @@
 
 namespace {
 
-inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+[[gnu::always_inline]] inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+[[gnu::always_inline]] inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 
 // A row within +-`tame` (times T) needs no maximum: no power, sum or reciprocal leaves the normal numbers. In others,
 // relative to the maximum, elements below -`window` (times T) vanish from every result; a maximum beyond `near` (times T)
@@ -44,7 +45,7 @@ struct Format<double> {
 
 // Horner, as a template: a loop over the coefficients would stay a loop, and nothing around it would vectorise.
 template <class Result, size_t k = 0, class T>
-inline T horner(T r) {
+[[gnu::always_inline]] inline T horner(T r) {
     constexpr T q = static_cast<T>(Format<Result>::q[k]);
     if constexpr (k + 1 == std::size(Format<Result>::q)) return q;
     else return fma(r, horner<Result, k + 1>(r), q);
@@ -88,7 +89,7 @@ template <class T>
 using Magnitude = std::make_signed_t<typename Format<T>::Bits>;
 
 template <class T>
-inline Magnitude<T> magnitude(T x) {
+[[gnu::always_inline]] inline Magnitude<T> magnitude(T x) {
     return std::bit_cast<Magnitude<T>>(x) & std::numeric_limits<Magnitude<T>>::max();
 }
 
@@ -100,7 +101,7 @@ struct Power {
 
 // exp(d / T) * 2^-K, accurate enough for a Result; where T is wider than that, there is no tail.
 template <class Result, class T>
-inline Power<T> power(T d, typename Format<T>::Bits bias, T high, T low) {
+[[gnu::always_inline]] inline Power<T> power(T d, typename Format<T>::Bits bias, T high, T low) {
     using Bits = typename Format<T>::Bits;
     constexpr bool wider = sizeof(Result) < sizeof(T);
     T t = fma(d, high, Format<T>::magic);  // its low bits are N = rint(d * high)
@@ -115,19 +116,19 @@ inline Power<T> power(T d, typename Format<T>::Bits bias, T high, T low) {
 
 // exp((x - c) / T) * 2^-K.
 template <class Result, class T>
-inline Power<T> power(T x, T c, T limit, typename Format<T>::Bits bias, T high, T low) {
+[[gnu::always_inline]] inline Power<T> power(T x, T c, T limit, typename Format<T>::Bits bias, T high, T low) {
     T d = x - c;
     return power<Result>(d < limit ? limit : d, bias, high, low);  // NaN stays
 }
 
 template <class Result, class T>
-inline Power<T> power(T x, Shift<T> s, Rate<T> rate) {
+[[gnu::always_inline]] inline Power<T> power(T x, Shift<T> s, Rate<T> rate) {
     return power<Result>(x, s.c, s.limit, s.bias, rate.high, rate.low);
 }
 
 // exp(x / T), of an element of a tame row.
 template <class Result, class T>
-inline Power<T> power(T x, Rate<T> rate) {
+[[gnu::always_inline]] inline Power<T> power(T x, Rate<T> rate) {
     return power<Result>(x, std::bit_cast<typename Format<T>::Bits>(T(1)), rate.high, rate.low);
 }
 
@@ -138,7 +139,7 @@ struct Pair {
 
 // high + low += e + tail, with the rounding error of the sum (Knuth's two-sum).
 template <class T>
-inline void accumulate(double& high, T& low, double e, double tail) {
+[[gnu::always_inline]] inline void accumulate(double& high, T& low, double e, double tail) {
     double s = high + e, b = s - high;
     low += ((high - (s - b)) + (e - b)) + tail;
     high = s;
@@ -146,7 +147,7 @@ inline void accumulate(double& high, T& low, double e, double tail) {
 
 // One more term of a sum of a Result: in double, plain for float32, compensated for float64; `low` takes the tails.
 template <class Result, class Work>
-inline void add_term(double& high, Work& low, double e, Work tail) {
+[[gnu::always_inline]] inline void add_term(double& high, Work& low, double e, Work tail) {
     if constexpr (sizeof(Result) == 8) accumulate(high, low, e, tail);
     else if constexpr (sizeof(Work) == 4) high += e, low += tail;
     else high += e;  // wider than its result: no tails
@@ -166,12 +167,12 @@ struct Scale {
 };
 
 template <class T>
-inline T scaled(Power<T> p, T high, T low) {
+[[gnu::always_inline]] inline T scaled(Power<T> p, T high, T low) {
     return fma(p.value, high, fma(p.value, low, p.tail * high));
 }
 
 template <class T>
-inline T scaled(Power<T> p, Scale<T> by) {
+[[gnu::always_inline]] inline T scaled(Power<T> p, Scale<T> by) {
     return scaled(p, by.high, by.low);
 }
 
@@ -208,7 +209,7 @@ struct Inverse {
 
 // (x - m) / T - log: both terms have one sign, nothing cancels.
 template <class T>
-inline T log_probability(T x, T m, const Inverse<T>& inverse, T log) {
+[[gnu::always_inline]] inline T log_probability(T x, T m, const Inverse<T>& inverse, T log) {
     T d = fma(x, inverse.half, -m * inverse.half);
     T quotient = d * inverse.high;
     T y = fma(d, inverse.high, fma(d, inverse.low, -log));

@@ -31,7 +31,16 @@ struct Call {
     ptrdiff_t n;
     const double* temperature;
     ptrdiff_t stride;
+    int threads;
     bool invalid = false;
+
+    Call(const Rows& r)
+        : x(static_cast<const T*>(r.x) + r.first * r.n),
+          y(static_cast<T*>(r.y) + r.first * (function == LOGSUMEXP ? 1 : r.n)),
+          n(r.n),
+          temperature(r.temperature + r.first * r.temperature_stride),
+          stride(r.temperature_stride),
+          threads(r.threads) {}
 
     void advance(ptrdiff_t rows) {
         x += rows * n;
@@ -45,20 +54,21 @@ struct Call {
         for (; count--; advance(1)) {
             if (stride) rate = Rate<T>(*temperature), inverse = Inverse<T>(*temperature);
             if constexpr (function == SOFTMAX) {
-                if (tame_softmax_row(x, y, n, rate)) continue;
+                if (tame_softmax_row(x, y, n, rate, threads)) continue;
             } else {
-                TameLog<T> row(x, n, rate);
+                TameLog<T> row(x, n, rate, threads);
                 if (row.tame) {
-                    if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, row.max, inverse, row.log);
+                    if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, row.max, inverse, row.log, threads);
                     else *y = static_cast<T>(row.max + row.log);
                     continue;
                 }
             }
-            T m = maximum(x, n);
+            T m = maximum(x, n, threads);
             if (!std::isfinite(m)) invalid |= row_without_maximum<function>(x, y, n, m);
-            else if constexpr (function == SOFTMAX) softmax_row(x, y, n, m, rate);
-            else if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, m, inverse, log_of_rest(x, n, m, rate));
-            else *y = static_cast<T>(m + log_of_rest(x, n, m, rate));
+            else if constexpr (function == SOFTMAX) softmax_row(x, y, n, m, rate, threads);
+            else if constexpr (function == LOG_SOFTMAX)
+                log_softmax_of(x, y, n, m, inverse, log_of_rest(x, n, m, rate, threads), threads);
+            else *y = static_cast<T>(m + log_of_rest(x, n, m, rate, threads));
         }
     }
 
@@ -97,7 +107,7 @@ struct Call {
 
 template <Function function, class T>
 bool contiguous_rows(const Rows& r) {
-    Call<function, T> call{static_cast<const T*>(r.x), static_cast<T*>(r.y), r.n, r.temperature, r.temperature_stride};
+    Call<function, T> call(r);
     constexpr ptrdiff_t in_blocks = function == SOFTMAX ? middle_row<T> : short_row;
     if (r.n > in_blocks) call.long_rows(r.count);
     else if (r.n <= short_row) call.template short_rows<true>(r.count);
@@ -120,6 +130,7 @@ bool transposed_columns(const Rows& r, const T* x, T* y, ptrdiff_t count, const 
         ptrdiff_t some = std::min(columns_at_a_time, count - c);
         transpose(x + c, r.after, scratch, r.n, r.n, some);
         Rows part{scratch, function == LOGSUMEXP ? y + c : results, some, r.n};
+        part.threads = r.threads;
         part.temperature = temperature + c * r.temperature_stride;
         part.temperature_stride = r.temperature_stride;
         invalid |= contiguous_rows<function, T>(part);
@@ -131,9 +142,9 @@ bool transposed_columns(const Rows& r, const T* x, T* y, ptrdiff_t count, const 
 template <Function function, class T, bool is_short>
 bool columns(const Rows& r) {
     bool invalid = false;
-    for (ptrdiff_t at = 0, count; at < r.count; at += count) {
+    for (ptrdiff_t at = r.first, count; at < r.first + r.count; at += count) {
         ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
-        count = std::min(Columns<T, is_short>::width, r.after - column);
+        count = std::min({Columns<T, is_short>::width, r.after - column, r.first + r.count - at});
         auto x = static_cast<const T*>(r.x) + offset;
         auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? at : offset);
         const double* temperature = r.temperature + at * r.temperature_stride;
@@ -153,7 +164,8 @@ template <class T>
 bool vjp(const Rows& r) {
     auto p = static_cast<const T*>(r.x), g = static_cast<const T*>(r.g);
     auto y = static_cast<T*>(r.y);
-    for (ptrdiff_t i = 0; i < r.count; ++i) vjp_row(p + i * r.n, g + i * r.n, y + i * r.n, r.n);
+    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i)
+        vjp_row(p + i * r.n, g + i * r.n, y + i * r.n, r.n, r.threads);
     return false;
 }
 
@@ -161,22 +173,22 @@ template <class T>
 bool jacobian(const Rows& r) {
     auto p = static_cast<const T*>(r.x);
     auto y = static_cast<T*>(r.y);
-    for (ptrdiff_t i = 0; i < r.count; ++i) jacobian_row(p + i * r.n, y + i * r.n * r.n, r.n);
+    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) jacobian_of_row(p + i * r.n, y + i * r.n * r.n, r.n, r.threads);
     return false;
 }
 
 // A part of each row, whose partition is known (or, with PARTITION, grows); the temperature is one for all.
 template <Function function, class T>
 bool parts(const Rows& r) {
-    auto x = static_cast<const T*>(r.x);
-    auto y = static_cast<T*>(r.y);
     Rate<T> rate(*r.temperature);
     Inverse<T> inverse(*r.temperature);
-    for (ptrdiff_t i = 0; i < r.count; ++i, x += r.n, y += r.n) {
+    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
+        auto x = static_cast<const T*>(r.x) + i * r.n;
+        auto y = static_cast<T*>(r.y) + i * r.n;
         Partition& p = r.partition[i];
-        if constexpr (function == PARTITION) add_to(p, x, r.n, Shift<T>(static_cast<T>(p.max), rate), rate);
-        else if constexpr (function == SOFTMAX_PART) softmax_part(x, y, r.n, p, rate);
-        else log_softmax_part(x, y, r.n, p, rate, inverse);
+        if constexpr (function == PARTITION) add_to(p, x, r.n, Shift<T>(static_cast<T>(p.max), rate), rate, r.threads);
+        else if constexpr (function == SOFTMAX_PART) softmax_part(x, y, r.n, p, rate, r.threads);
+        else log_softmax_part(x, y, r.n, p, rate, inverse, r.threads);
     }
     return false;
 }

@@ -21,7 +21,7 @@ struct Partition {
     double max, others, low, equal;
 };
 
-// `count` rows of `n` contiguous elements, one after the other.
+// `count` rows of `n` contiguous elements, one after the other, from row `first` on.
 struct Rows {
     const void* x;  // of the derivatives: the probabilities
     void* y;        // n elements a row; logsumexp: one, Jacobian: n * n
@@ -34,6 +34,8 @@ struct Rows {
     // n, after), and go through scratch, which has room for `column_scratch(n)` elements.
     ptrdiff_t after = 1;
     void* scratch = nullptr;
+    ptrdiff_t first = 0;
+    int threads = 1;  // that share each row
 };
 
 constexpr ptrdiff_t columns_at_a_time = 16;  // where they are transposed

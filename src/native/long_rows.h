@@ -1,7 +1,10 @@
-// One row at a time, for rows of any length: three passes of plain loops over its elements.
+// One row at a time, for rows of any length: passes of plain loops over its elements, which threads may share.
 #pragma once
+#include <atomic>
+
 #include "exp2.h"
 #include "kernels.h"
+#include "threads.h"
 
 namespace {
 
@@ -58,16 +61,24 @@ struct Lanes {
     }
 };
 
+template <class T>
+T maximum(const T* x, ptrdiff_t n, int threads) {
+    T m = -std::numeric_limits<T>::infinity();
+    add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return maximum(x + from, length); },
+               [&](T part) { keep_larger(&m, &part, 1); });
+    return m;
+}
+
 // What is left out of a sum of powers: nothing, or the terms equal to the largest, which are only counted.
 enum Leave { NOTHING, LARGEST };
 
-// The sum of 2^K exp(x / T); with `y`, the terms are stored there.
+// The sum of 2^K exp(x / T) over a chunk; with `y`, the terms are stored there.
 template <Leave leave, class T>
 Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate) {
     Lanes<T> sums;
     T value[block], tail[block];
     for (ptrdiff_t i = 0; i < n; i += block) {
-        ptrdiff_t length = n - i < block ? n - i : block;
+        ptrdiff_t length = std::min(block, n - i);
         T* e = y ? y + i : value;
 #pragma omp simd
         for (ptrdiff_t j = 0; j < length; ++j) {
@@ -81,19 +92,36 @@ Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> r
     return sums.total();
 }
 
-// The sum of exp(x / T) of a row; with `y`, the terms are stored there; with `with_largest`, the largest element is found
-// too. It ends early where the row is not tame, which `tame` tells.
+// The sum of exp(x / T) of a tame row; with `y`, the terms are stored there; with `with_largest`, the largest element is
+// found too. It ends early where the row is not tame, which `tame` tells.
 template <class T, bool with_largest>
 struct TameSum {
     T largest = -std::numeric_limits<T>::infinity();
     Pair sum{0, 0};
     bool tame = true;
 
+    // Of a row.
+    TameSum(const T* x, T* y, ptrdiff_t n, Rate<T> rate, int threads) {
+        std::atomic<bool> go_on = true;
+        add_chunks(n, threads,
+            [&](ptrdiff_t from, ptrdiff_t length) {
+                return TameSum(x + from, y ? y + from : y, go_on.load(std::memory_order_relaxed) ? length : 0, rate);
+            },
+            [&](const TameSum& part) {
+                accumulate(sum.high, sum.low, part.sum.high, part.sum.low);
+                keep_larger(&largest, &part.largest, 1);
+                if (!part.tame) tame = false, go_on.store(false, std::memory_order_relaxed);
+            });
+        tame = tame && sum.high < Format<T>::tame_sum;
+    }
+
+private:
+    // Of a chunk.
     TameSum(const T* x, T* y, ptrdiff_t n, Rate<T> rate) {
         Lanes<T> sums;
         T value[block], tail[block];
         for (ptrdiff_t i = 0; i < n && tame; i += block) {
-            ptrdiff_t length = n - i < block ? n - i : block;
+            ptrdiff_t length = std::min(block, n - i);
             T* e = y ? y + i : value;
             Magnitude<T> farthest = 0;
 #pragma omp simd reduction(max : farthest)
@@ -108,55 +136,80 @@ struct TameSum {
             sums.add(e, tail, length);
             if constexpr (with_largest) {
                 T m = maximum(x + i, length);
-                largest = m > largest ? m : largest;
+                keep_larger(&largest, &m, 1);
             }
         }
         sum = sums.total();
-        tame = tame && sum.high < Format<T>::tame_sum;
     }
 };
 
-// Of float32 the powers are stored in y, without their tails.
-inline void scale_row(float* y, ptrdiff_t n, Pair sum) {
-    Scale<float> scale(reciprocal(sum));
+template <Leave leave, class T>
+Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate, int threads) {
+    Pair sum{0, 0};
+    add_chunks(n, threads,
+        [=](ptrdiff_t from, ptrdiff_t length) {
+            return sum_of_powers<leave>(x + from, y ? y + from : y, length, m, shift, rate);
+        },
+        [&](Pair part) { accumulate(sum.high, sum.low, part.high, part.low); });
+    return sum;
+}
+
+// Of float32 the powers are stored in y, without their tails. (A function of its own for each chunk, not a lambda: what
+// that captures might change with every store, and the loop would not vectorise.)
+inline void scale_chunk(float* y, ptrdiff_t n, Scale<float> scale) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{y[i], 0}, scale);
 }
 
-inline bool tame_softmax_row(const float* x, float* y, ptrdiff_t n, Rate<float> rate) {
-    if (x == y) return false;  // x is needed still, if the row is not tame
-    TameSum<float, false> row(x, y, n, rate);
-    if (!row.tame) return false;
-    scale_row(y, n, row.sum);
-    return true;
+inline void scale_row(float* y, ptrdiff_t n, Pair sum, int threads) {
+    Scale<float> scale(reciprocal(sum));
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { scale_chunk(y + from, length, scale); });
 }
 
-inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, Rate<float> rate) {
-    scale_row(y, n, sum_of_powers<NOTHING>(x, y, n, m, Shift<float>(m, rate), rate));
+inline bool tame_softmax_row(const float* x, float* y, ptrdiff_t n, Rate<float> rate, int threads) {
+    if (x == y) return false;  // x is needed still, if the row is not tame
+    TameSum<float, false> row(x, y, n, rate, threads);
+    if (row.tame) scale_row(y, n, row.sum, threads);
+    return row.tame;
+}
+
+inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, Rate<float> rate, int threads) {
+    scale_row(y, n, sum_of_powers<NOTHING>(x, y, n, m, Shift<float>(m, rate), rate, threads), threads);
 }
 
 // Of float64 the powers are computed twice: stored, their rounding would cost another unit in the last place.
-inline bool tame_softmax_row(const double* x, double* y, ptrdiff_t n, Rate<double> rate) {
-    TameSum<double, false> row(x, nullptr, n, rate);
-    if (!row.tame) return false;
-    Scale<double> scale(reciprocal(row.sum));
+inline void tame_chunk(const double* x, double* y, ptrdiff_t n, Rate<double> rate, Scale<double> scale) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power<double>(x[i], rate), scale);
+}
+
+inline bool tame_softmax_row(const double* x, double* y, ptrdiff_t n, Rate<double> rate, int threads) {
+    TameSum<double, false> row(x, nullptr, n, rate, threads);
+    if (!row.tame) return false;
+    Scale<double> scale(reciprocal(row.sum));
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { tame_chunk(x + from, y + from, length, rate, scale); });
     return true;
 }
 
-// y = exp(x / T) / sum, the powers computed anew.
 template <class T>
-void softmax_of(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Pair sum) {
-    Scale<T> scale(reciprocal(sum));
+void softmax_chunk(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Scale<T> scale) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power<T>(x[i], shift, rate), scale);
 }
 
-inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, Rate<double> rate) {
+// y = exp(x / T) / sum, the powers computed anew.
+template <class T>
+void softmax_of(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Pair sum, int threads) {
+    Scale<T> scale(reciprocal(sum));
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        softmax_chunk(x + from, y + from, length, shift, rate, scale);
+    });
+}
+
+inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, Rate<double> rate, int threads) {
     Shift<double> shift(m, rate);
     double* none = nullptr;
-    softmax_of(x, y, n, shift, rate, sum_of_powers<NOTHING>(x, none, n, m, shift, rate));
+    softmax_of(x, y, n, shift, rate, sum_of_powers<NOTHING>(x, none, n, m, shift, rate, threads), threads);
 }
 
 // max(x), and log(sum(exp((x - max(x)) / T))), of a tame row without a term that outweighs all others.
@@ -166,9 +219,9 @@ struct TameLog {
     Logarithm<T> log;
     bool tame;
 
-    TameLog(const T* x, ptrdiff_t n, Rate<T> rate) {
+    TameLog(const T* x, ptrdiff_t n, Rate<T> rate, int threads) {
         T* none = nullptr;
-        TameSum<T, true> row(x, none, n, rate);
+        TameSum<T, true> row(x, none, n, rate, threads);
         max = row.largest;
         tame = row.tame;
         if (!tame) return;
@@ -178,50 +231,64 @@ struct TameLog {
     }
 };
 
-// Adds a row, or a part of it, to its partition.
 template <class T>
-void add_to(Partition& p, const T* x, ptrdiff_t n, Shift<T> shift, Rate<T> rate) {
-    T m = static_cast<T>(p.max), *none = nullptr;
-    Pair others = sum_of_powers<LARGEST>(x, none, n, m, shift, rate);
-    accumulate(p.others, p.low, others.high, others.low);
+ptrdiff_t count_equal(const T* x, ptrdiff_t n, T m) {
     ptrdiff_t equal = 0;
 #pragma omp simd reduction(+ : equal)
     for (ptrdiff_t i = 0; i < n; ++i) equal += x[i] == m;
-    p.equal += static_cast<double>(equal);
+    return equal;
+}
+
+// Adds a row, or a part of it, to its partition.
+template <class T>
+void add_to(Partition& p, const T* x, ptrdiff_t n, Shift<T> shift, Rate<T> rate, int threads) {
+    T m = static_cast<T>(p.max), *none = nullptr;
+    Pair others = sum_of_powers<LARGEST>(x, none, n, m, shift, rate, threads);
+    accumulate(p.others, p.low, others.high, others.low);
+    add_chunks(n, threads,
+        [=](ptrdiff_t from, ptrdiff_t length) { return count_equal(x + from, length, m); },
+        [&](ptrdiff_t equal) { p.equal += static_cast<double>(equal); });
 }
 
 // log(sum(exp((x - m) / T))) of a row.
 template <class T>
-Logarithm<T> log_of_rest(const T* x, ptrdiff_t n, T m, Rate<T> rate) {
+Logarithm<T> log_of_rest(const T* x, ptrdiff_t n, T m, Rate<T> rate, int threads) {
     Shift<T> shift(m, rate);
     Partition p{m, 0, 0, 0};
-    add_to(p, x, n, shift, rate);
+    add_to(p, x, n, shift, rate, threads);
     return log1p_of<T>({p.others, p.low}, power<T>(m, shift, rate), p.equal);
 }
 
 template <class T>
-void log_softmax_of(const T* x, T* y, ptrdiff_t n, T m, const Inverse<T>& inverse, Logarithm<T> log_of_rest) {
-    T log = static_cast<T>(log_of_rest);
+void log_softmax_chunk(const T* x, T* y, ptrdiff_t n, T m, Inverse<T> inverse, T log) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = log_probability(x[i], m, inverse, log);
 }
 
 template <class T>
-void softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, Rate<T> rate) {
+void log_softmax_of(const T* x, T* y, ptrdiff_t n, T m, Inverse<T> inverse, Logarithm<T> log_of_rest, int threads) {
+    T log = static_cast<T>(log_of_rest);
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        log_softmax_chunk(x + from, y + from, length, m, inverse, log);
+    });
+}
+
+template <class T>
+void softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, Rate<T> rate, int threads) {
     T m = static_cast<T>(p.max);
     Shift<T> shift(m, rate);
     Power<T> largest = power<T>(m, shift, rate);
     Pair sum{p.others, p.low};
     double e = largest.value, product = p.equal * e;
     accumulate(sum.high, sum.low, product, fma(p.equal, e, -product) + p.equal * largest.tail);
-    softmax_of(x, y, n, shift, rate, sum);
+    softmax_of(x, y, n, shift, rate, sum, threads);
 }
 
 template <class T>
-void log_softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, Rate<T> rate, const Inverse<T>& inverse) {
+void log_softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, Rate<T> rate, Inverse<T> inverse, int threads) {
     T m = static_cast<T>(p.max);
     Power<T> largest = power<T>(m, Shift<T>(m, rate), rate);
-    log_softmax_of(x, y, n, m, inverse, log1p_of<T>({p.others, p.low}, largest, p.equal));
+    log_softmax_of(x, y, n, m, inverse, log1p_of<T>({p.others, p.low}, largest, p.equal), threads);
 }
 
 }  // namespace

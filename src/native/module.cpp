@@ -4,8 +4,13 @@
 #include <numpy/arrayobject.h>
 #include <numpy/ufuncobject.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#ifdef _OPENMP
+#include <omp.h>
+#include <pthread.h>
+#endif
 
 #include "kernels.h"
 
@@ -36,6 +41,9 @@ bool runs_here(const Kernels* k) {
 const Kernels* kernels;  // the chosen ones
 
 constexpr npy_intp few = 8192;  // fewer elements are computed, or written, without releasing the GIL
+constexpr npy_intp share = 1 << 16;  // a thread of its own pays for that many
+
+bool is_forked_child = false;  // there OpenMP would wait for threads that the fork did not copy
 
 bool is_rows(PyArrayObject* a) {
     int type = PyArray_TYPE(a);
@@ -43,17 +51,56 @@ bool is_rows(PyArrayObject* a) {
            PyArray_SIZE(a) > 0;
 }
 
-// Runs the kernel over all rows; false with an exception set, if NumPy's error state asks for one.
+// How many threads pay for so many elements, the calling one included.
+int threads_for(npy_intp elements) {
+#ifdef _OPENMP
+    if (!is_forked_child && elements >= 2 * share)
+        return static_cast<int>(std::min<npy_intp>(omp_get_max_threads(), elements / share));
+#else
+    (void)elements;
+#endif
+    return 1;
+}
+
+// The kernel over all rows, shared out among threads; of few rows or very long ones, each is shared.
+bool in_threads(Kernel kernel, Rows rows, int threads, npy_intp scratch) {
+    constexpr npy_intp very_long = 1 << 17;
+    npy_intp unit = rows.after > 1 ? 8 : 1, units = rows.count / unit;  // narrower tiles of columns are slow
+    if (threads == 1 || units < threads || (unit == 1 && rows.n >= very_long * threads)) {
+        rows.threads = threads;
+        return kernel(rows);
+    }
+    bool invalid = false;
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads) reduction(|| : invalid)
+    {
+        npy_intp i = omp_get_thread_num(), team = omp_get_num_threads();
+        Rows part = rows;
+        part.first = units * i / team * unit;
+        part.count = (i + 1 == team ? rows.count : units * (i + 1) / team * unit) - part.first;
+        if (rows.scratch) part.scratch = static_cast<char*>(rows.scratch) + i * scratch;
+        invalid = kernel(part);
+    }
+#endif
+    return invalid;
+}
+
+// Runs the kernel over all rows; false with an exception set, if NumPy's error state or a lack of memory asks for one.
 bool run(Function function, PyArrayObject* x, Rows rows) {
     Kernel kernel = kernels->rows[function][PyArray_TYPE(x) == NPY_FLOAT ? FLOAT32 : FLOAT64];
+    npy_intp elements = rows.count * rows.n * (function == SOFTMAX_JACOBIAN ? rows.n : 1);
+    int threads = threads_for(elements);
+    npy_intp scratch = rows.after > 1 ? column_scratch(rows.n) * PyArray_ITEMSIZE(x) : 0;
+    if (scratch && !(rows.scratch = PyMem_RawMalloc(scratch * threads))) return PyErr_NoMemory() != nullptr;
     bool invalid;
-    if (rows.count * rows.n * (function == SOFTMAX_JACOBIAN ? rows.n : 1) < few) {
+    if (elements < few) {
         invalid = kernel(rows);
     } else {
         Py_BEGIN_ALLOW_THREADS;
-        invalid = kernel(rows);
+        invalid = in_threads(kernel, rows, threads, scratch);
         Py_END_ALLOW_THREADS;
     }
+    PyMem_RawFree(rows.scratch);
     static const char* const names[] = {"softmax", "log_softmax", "logsumexp"};  // the others signal nothing
     return !invalid || PyUFunc_GiveFloatingpointErrors(names[function], NPY_FPE_INVALID) == 0;
 }
@@ -149,13 +196,7 @@ PyObject* columns(PyObject*, PyObject* const* args, Py_ssize_t count) {
         rows.temperature_stride = given > 1;
         ok = takes(a[1], a[0], function == LOGSUMEXP ? rows.count : size) && PyArray_ISCARRAY_RO(a[2]) &&
              PyArray_TYPE(a[2]) == NPY_DOUBLE && (given == 1 || given == rows.count);
-        if (ok) {
-            rows.scratch = PyMem_RawMalloc(column_scratch(n) * PyArray_ITEMSIZE(a[0]));
-            if (!rows.scratch) return PyErr_NoMemory();
-            bool fine = run(function, a[0], rows);
-            PyMem_RawFree(rows.scratch);
-            if (!fine) return nullptr;
-        }
+        if (ok && !run(function, a[0], rows)) return nullptr;
     }
     if (!ok) return PyErr_Format(PyExc_TypeError, "contiguous arrays of fitting sizes and dtypes are expected");
     Py_RETURN_NONE;
@@ -237,6 +278,9 @@ PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", nullptr, -1, methods, nu
 }  // namespace
 
 PyMODINIT_FUNC PyInit__native() {
+#ifdef _OPENMP
+    pthread_atfork(nullptr, nullptr, [] { is_forked_child = true; });
+#endif
     import_array();
     import_umath();
     return choose() ? PyModule_Create(&module) : nullptr;

@@ -1,0 +1,45 @@
+// How threads share one long row: by chunks, whose sums are added in order, whoever computes them.
+#pragma once
+#include <algorithm>
+#include <cstddef>
+
+namespace {
+
+// A sum of more elements is the sum of the sums of these, on any number of threads.
+constexpr ptrdiff_t chunk = 16384;
+
+// work(i) for each i < n.
+template <class Work>
+void each(ptrdiff_t n, int threads, Work work) {
+    if (threads <= 1) {
+        for (ptrdiff_t i = 0; i < n; ++i) work(i);
+        return;
+    }
+#pragma omp parallel for num_threads(threads)
+    for (ptrdiff_t i = 0; i < n; ++i) work(i);
+}
+
+// work(from, length) for each chunk of n elements.
+template <class Work>
+void each_chunk(ptrdiff_t n, int threads, Work work) {
+    if (threads <= 1) return work(ptrdiff_t{0}, n);
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
+    for (ptrdiff_t from = 0; from < n; from += chunk) work(from, std::min(chunk, n - from));
+}
+
+// add(part(from, length)), in order, for each chunk of n elements.
+template <class Part, class Add>
+void add_chunks(ptrdiff_t n, int threads, Part part, Add add) {
+    if (threads <= 1) {
+        for (ptrdiff_t from = 0; from < n; from += chunk) add(part(from, std::min(chunk, n - from)));
+        return;
+    }
+#pragma omp parallel for ordered schedule(static, 1) num_threads(threads)
+    for (ptrdiff_t from = 0; from < n; from += chunk) {
+        auto result = part(from, std::min(chunk, n - from));
+#pragma omp ordered
+        add(result);
+    }
+}
+
+}  // namespace
