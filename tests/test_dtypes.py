@@ -18,7 +18,7 @@ from helpers import (
     every_map,
     exact,
 )
-from reference import BFLOAT16, FLOATS
+from reference import BFLOAT16, FLOATS, SHORT
 
 import fastsoftmax as fsm
 
@@ -184,3 +184,37 @@ def test_lists_tuples_and_buffers_are_arrays(name: str) -> None:
 def test_a_ragged_list_is_refused(name: str) -> None:
     with pytest.raises(ValueError):
         FUNCTIONS[name]([[1.0, 2.0], [3.0]])
+
+
+@pytest.mark.parametrize("dtype", SHORT, ids=str)
+def test_every_short_float_survives(dtype: np.dtype) -> None:
+    """logsumexp of one element is that element: all 65536, in vectors and at their ends."""
+    x = np.arange(2**16, dtype=np.uint16).view(dtype)
+    for size in (2**16, 2**16 - 3):
+        got = fsm.logsumexp(x[:size].reshape(-1, 1))
+        nan = np.isnan(x[:size].astype(np.float32))
+        np.testing.assert_array_equal(np.isnan(got.astype(np.float32)), nan)
+        zero = x[:size].astype(np.float32) == 0  # of -0 the result may be +0
+        same = got.view(np.uint16) == x[:size].view(np.uint16)
+        assert (same | nan | zero).all()
+
+
+@pytest.mark.parametrize("dtype", SHORT, ids=str)
+@pytest.mark.parametrize("n", [16384, 16385, 40_000])
+def test_long_rows_of_short_floats(n: int, dtype: np.dtype, rng: np.random.Generator) -> None:
+    """Rows longer than what is held as float32 at once, some without an answer."""
+    x = cast(4 * rng.standard_normal((6, n)), dtype)
+    x[3, n - 5], x[4, 7] = np.inf, np.nan
+    x[5] = -np.inf
+    for name, function in FUNCTIONS.items():
+        with np.errstate(invalid="ignore"):
+            got = function(x)
+            columns = function(np.asfortranarray(x), 1)
+        assert_accurate(name, got[:3], exact(name, x[:3]), dtype)
+        assert_same_bits(columns, got)
+        if name == "logsumexp":
+            assert got[3] == np.inf and np.isnan(got[4]) and got[5] == -np.inf
+        else:
+            assert np.isnan(got[3:].astype(np.float32)).all()
+            with pytest.raises(FloatingPointError), np.errstate(invalid="raise"):
+                function(x[3])

@@ -47,7 +47,7 @@ def run(program: str, *arguments: str, **variables: str) -> str:
 WRITE = """
 import hashlib, numpy as np, fastsoftmax as fsm
 from test_threads import SHAPES, FUNCTIONS
-for dtype in (np.float32, np.float64):
+for dtype in (np.float32, np.float64, np.float16):
     for shape, axis in SHAPES:
         x = np.random.default_rng(5).standard_normal(shape).astype(dtype)
         where = x > -1
@@ -69,7 +69,7 @@ for dtype in (np.float32, np.float64):
 
 def test_any_number_of_openmp_threads_gives_the_same_bits() -> None:
     results = {n: run(WRITE, OMP_NUM_THREADS=n).splitlines() for n in ("1", "2", "3")}
-    assert len(results["1"]) == 2 * (len(SHAPES) * len(FUNCTIONS) * 2 + 4)
+    assert len(results["1"]) == 3 * (len(SHAPES) * len(FUNCTIONS) * 2 + 4)
     for n in ("2", "3"):
         for serial, parallel in zip(results["1"], results[n], strict=True):
             assert serial == parallel, f"with {n} threads"

@@ -246,7 +246,8 @@ def _general(
         y = _of_columns(name, axes.columns(values), t, out, shape)
     if y is None:
         direct = out if axes.in_order else None
-        y = _of_rows(name, axes.rows(values, working), axes, keep, t, direct, source)
+        stored = result if result.itemsize == 2 and t.max(initial=0) <= _LARGE else working
+        y = _of_rows(name, axes.rows(values, stored), axes, keep, t, direct, source)
         y = y.astype(result, copy=False)
         y = y.reshape(shape) if reduces else axes.back(y)
     if mask is not None:
@@ -274,24 +275,29 @@ def _of_rows(
     out: Array | None,
     source: Array,
 ) -> Array:
-    """Of contiguous rows, of shape batch + (n,), in the working type."""
+    """Of contiguous rows, of shape batch + (n,), in the working type or one of 16 bits."""
     reduces = name == "logsumexp"
-    working = rows.dtype
+    dtype = rows.dtype
     if keep is not None:
         keep = axes.rows(keep)
         # zeros in a row with nothing kept: nothing to signal there
         nothing = -np.inf if reduces else np.where(keep.any(axis=-1, keepdims=True), -np.inf, 0)
-        rows = np.where(keep, rows, np.asarray(nothing, working))
+        rows = np.where(keep, rows, np.asarray(nothing, dtype))
     if t.max(initial=0) > _LARGE:
         rows = np.ldexp(rows, np.where(t > _LARGE, -64, 0)[..., None])
         t = np.where(t > _LARGE, t / _LARGE, t)
-    y = room(out, rows.shape[:-1] if reduces else rows.shape, working, source, t, keep)
+    y = room(out, rows.shape[:-1] if reduces else rows.shape, dtype, source, t, keep)
     if not rows.size:
         y[...] = _MASKED[name]
-    elif working.itemsize > 8:
+    elif dtype.itemsize > 8:
         y = _longdouble.rows(name, rows, t)
     else:
-        _ROWS[name](rows, y, contiguous(t))
+        _ROWS[name](_known(rows), _known(y), contiguous(t))
     if keep is not None and not reduces:
         y[~keep] = _MASKED[name]
     return y
+
+
+def _known(a: Array) -> Array:
+    """A view of what the kernels take bfloat16 for."""
+    return a.view(np.uint16) if a.dtype.name == "bfloat16" else a

@@ -5,19 +5,20 @@
 
 #include "columns.h"
 #include "derivatives.h"
+#include "half.h"
 #include "long_rows.h"
 #include "short_rows.h"
 
 namespace {
 
 // A row without a finite maximum; true where that is 'invalid' (+inf, or nothing but -inf) and not just NaN.
-template <Function function, class T>
-bool row_without_maximum(const T* x, T* y, ptrdiff_t n, T m) {
-    constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+template <Function function, class T, class Work>
+bool row_without_maximum(const T* x, T* y, ptrdiff_t n, Work m) {
+    const T nan(std::numeric_limits<Work>::quiet_NaN());
     bool has_nan = false;
-    for (ptrdiff_t i = 0; i < n; ++i) has_nan |= std::isnan(x[i]);
+    for (ptrdiff_t i = 0; i < n; ++i) has_nan |= std::isnan(static_cast<Work>(x[i]));
     if constexpr (function == LOGSUMEXP) {
-        *y = has_nan ? nan : m;
+        *y = has_nan ? nan : T(m);
         return false;
     }
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = nan;
@@ -160,6 +161,71 @@ bool rows(const Rows& r) {
     return r.n > short_row ? columns<function, T, false>(r) : columns<function, T, true>(r);
 }
 
+// A row of 16-bit floats too long to be held as float32: its maximum, its partition and its results, chunk by chunk.
+template <Function function, class Half>
+bool long_half_row(const Half* x, Half* y, ptrdiff_t n, double temperature, int threads) {
+    float m = -std::numeric_limits<float>::infinity();
+    add_chunks(n, threads,
+        [=](ptrdiff_t from, ptrdiff_t length) {
+            float part[chunk];
+            widen(x + from, part, length);
+            return maximum(part, length);
+        },
+        [&](float part) { keep_larger(&m, &part, 1); });
+    if (!std::isfinite(m)) return row_without_maximum<function>(x, y, n, m);
+    Rate<float> rate(temperature);
+    Inverse<float> inverse(temperature);
+    Shift<float> shift(m, rate);
+    Partition p{m, 0, 0, 0};
+    add_chunks(n, threads,
+        [=](ptrdiff_t from, ptrdiff_t length) {
+            float part[chunk];
+            widen(x + from, part, length);
+            Partition of_part{m, 0, 0, 0};
+            add_to(of_part, part, length, shift, rate, 1);
+            return of_part;
+        },
+        [&](const Partition& part) {
+            accumulate(p.others, p.low, part.others, part.low);
+            p.equal += part.equal;
+        });
+    if constexpr (function == LOGSUMEXP) {
+        *y = Half(static_cast<float>(m + log1p_of<float>({p.others, p.low}, power<float>(m, shift, rate), p.equal)));
+    } else {
+        each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+            float part[chunk], result[chunk];
+            widen(x + from, part, length);
+            if constexpr (function == SOFTMAX) softmax_part(part, result, length, p, rate, 1);
+            else log_softmax_part(part, result, length, p, rate, inverse, 1);
+            narrow(result, y + from, length);
+        });
+    }
+    return false;
+}
+
+// Rows of 16-bit floats: as float32, some at a time.
+template <Function function, class Half>
+bool half_rows(const Rows& r) {
+    constexpr ptrdiff_t at_a_time = 2048;
+    constexpr bool reduces = function == LOGSUMEXP;
+    float part[chunk], result[chunk];
+    bool invalid = false;
+    for (ptrdiff_t i = r.first, some; i < r.first + r.count; i += some) {
+        some = std::min(std::max<ptrdiff_t>(1, at_a_time / r.n), r.first + r.count - i);
+        auto x = static_cast<const Half*>(r.x) + i * r.n;
+        auto y = static_cast<Half*>(r.y) + i * (reduces ? 1 : r.n);
+        Rows rows{part, result, some, r.n, r.temperature + i * r.temperature_stride, r.temperature_stride};
+        if (r.n > chunk) {
+            invalid |= long_half_row<function>(x, y, r.n, *rows.temperature, r.threads);
+        } else {
+            widen(x, part, some * r.n);
+            invalid |= contiguous_rows<function, float>(rows);
+            narrow(result, y, some * (reduces ? 1 : r.n));
+        }
+    }
+    return invalid;
+}
+
 template <class T>
 bool vjp(const Rows& r) {
     auto p = static_cast<const T*>(r.x), g = static_cast<const T*>(r.g);
@@ -203,9 +269,9 @@ bool parts(const Rows& r) {
 const Kernels TABLE(FASTSOFTMAX_ISA) = {
     NAME(FASTSOFTMAX_ISA),
     {
-        {rows<SOFTMAX, float>, rows<SOFTMAX, double>},
-        {rows<LOG_SOFTMAX, float>, rows<LOG_SOFTMAX, double>},
-        {rows<LOGSUMEXP, float>, rows<LOGSUMEXP, double>},
+        {rows<SOFTMAX, float>, rows<SOFTMAX, double>, half_rows<SOFTMAX, Float16>, half_rows<SOFTMAX, BFloat16>},
+        {rows<LOG_SOFTMAX, float>, rows<LOG_SOFTMAX, double>, half_rows<LOG_SOFTMAX, Float16>, half_rows<LOG_SOFTMAX, BFloat16>},
+        {rows<LOGSUMEXP, float>, rows<LOGSUMEXP, double>, half_rows<LOGSUMEXP, Float16>, half_rows<LOGSUMEXP, BFloat16>},
         {vjp<float>, vjp<double>},
         {jacobian<float>, jacobian<double>},
         {parts<PARTITION, float>, parts<PARTITION, double>},

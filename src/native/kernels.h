@@ -13,7 +13,7 @@ enum Function {
     LOG_SOFTMAX_PART,
     FUNCTIONS
 };
-enum Type { FLOAT32, FLOAT64, TYPES };
+enum Type { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, TYPES };
 
 // A row's partition function relative to its largest element, known beforehand: `equal` elements are the largest, and
 // the powers of the others sum to others + low, times the 2^K that the largest implies.
@@ -45,7 +45,7 @@ using Kernel = bool (*)(const Rows&);  // true where a row has no answer: NumPy'
 
 struct Kernels {
     const char* name;
-    Kernel rows[FUNCTIONS][TYPES];
+    Kernel rows[FUNCTIONS][TYPES];  // of the 16-bit types: softmax, log_softmax and logsumexp only
 };
 
 extern const Kernels kernels_baseline, kernels_avx2, kernels_avx512, kernels_neon;

@@ -45,10 +45,19 @@ constexpr npy_intp share = 1 << 16;  // a thread of its own pays for that many
 
 bool is_forked_child = false;  // there OpenMP would wait for threads that the fork did not copy
 
+// The kernels' type of an array; bfloat16, which NumPy does not know, comes as uint16.
+Type type_of(PyArrayObject* a) {
+    switch (PyArray_TYPE(a)) {
+        case NPY_FLOAT: return FLOAT32;
+        case NPY_DOUBLE: return FLOAT64;
+        case NPY_HALF: return FLOAT16;
+        case NPY_USHORT: return BFLOAT16;
+        default: return TYPES;
+    }
+}
+
 bool is_rows(PyArrayObject* a) {
-    int type = PyArray_TYPE(a);
-    return (type == NPY_FLOAT || type == NPY_DOUBLE) && PyArray_NDIM(a) > 0 && PyArray_ISCARRAY_RO(a) &&
-           PyArray_SIZE(a) > 0;
+    return type_of(a) != TYPES && PyArray_NDIM(a) > 0 && PyArray_ISCARRAY_RO(a) && PyArray_SIZE(a) > 0;
 }
 
 // How many threads pay for so many elements, the calling one included.
@@ -87,7 +96,7 @@ bool in_threads(Kernel kernel, Rows rows, int threads, npy_intp scratch) {
 
 // Runs the kernel over all rows; false with an exception set, if NumPy's error state or a lack of memory asks for one.
 bool run(Function function, PyArrayObject* x, Rows rows) {
-    Kernel kernel = kernels->rows[function][PyArray_TYPE(x) == NPY_FLOAT ? FLOAT32 : FLOAT64];
+    Kernel kernel = kernels->rows[function][type_of(x)];
     npy_intp elements = rows.count * rows.n * (function == SOFTMAX_JACOBIAN ? rows.n : 1);
     int threads = threads_for(elements);
     npy_intp scratch = rows.after > 1 ? column_scratch(rows.n) * PyArray_ITEMSIZE(x) : 0;
@@ -117,7 +126,7 @@ bool takes_directly(PyObject* out, PyArrayObject* x, int ndim) {
     return (a == b && ndim == PyArray_NDIM(x)) || a + PyArray_NBYTES(x) <= b || b + PyArray_NBYTES(y) <= a;
 }
 
-// function(x, axis, where, temperature, out, dtype): for a C-contiguous float32 or float64 array along its last
+// function(x, axis, where, temperature, out, dtype): for a C-contiguous float16, float32 or float64 array along its last
 // axis, and the defaults of what is not said here; None for anything else, which is not looked at further.
 template <Function function>
 PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
@@ -125,7 +134,7 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyObject *axis = args[1], *where = args[2], *temperature = args[3], *out = args[4], *dtype = args[5];
     if (!PyArray_CheckExact(args[0]) || where != Py_None || dtype != Py_None) Py_RETURN_NONE;
     auto x = reinterpret_cast<PyArrayObject*>(args[0]);
-    if (!is_rows(x) || !PyLong_CheckExact(axis) || !PyFloat_CheckExact(temperature)) Py_RETURN_NONE;
+    if (!is_rows(x) || type_of(x) == BFLOAT16 || !PyLong_CheckExact(axis) || !PyFloat_CheckExact(temperature)) Py_RETURN_NONE;
     double t = PyFloat_AS_DOUBLE(temperature);
     if (!(t > 0x1p-60 && t < 0x1p60)) Py_RETURN_NONE;
     long a = PyLong_AsLong(axis);
@@ -155,7 +164,8 @@ bool takes(PyArrayObject* a, PyArrayObject* x, npy_intp size) {
     return PyArray_ISCARRAY(a) && PyArray_TYPE(a) == PyArray_TYPE(x) && PyArray_SIZE(a) == size;
 }
 
-// function_rows(x, y[, temperature or g]): all arrays C-contiguous, x, y and g of one dtype (float32 or float64);
+// function_rows(x, y[, temperature or g]): all arrays C-contiguous, x, y and g of one dtype (float32 or float64; but for
+// the derivatives also float16, and bfloat16 as uint16);
 // temperature float64, with one number or one a row.
 template <Function function>
 PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
@@ -164,7 +174,7 @@ PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     bool ok = count == expected;
     for (Py_ssize_t i = 0; ok && i < count; ++i) ok = PyArray_Check(args[i]);
     auto a = reinterpret_cast<PyArrayObject* const*>(args);
-    if (ok = ok && is_rows(a[0]); ok) {
+    if (ok = ok && is_rows(a[0]) && kernels->rows[function][type_of(a[0])]; ok) {
         npy_intp n = length(a[0]), size = PyArray_SIZE(a[0]);
         Rows rows{PyArray_DATA(a[0]), PyArray_DATA(a[1]), size / n, n};
         ok = takes(a[1], a[0], function == LOGSUMEXP ? rows.count : function == SOFTMAX_JACOBIAN ? size * n : size);
@@ -188,7 +198,7 @@ template <Function function>
 PyObject* columns(PyObject*, PyObject* const* args, Py_ssize_t count) {
     bool ok = count == 3 && PyArray_Check(args[0]) && PyArray_Check(args[1]) && PyArray_Check(args[2]);
     auto a = reinterpret_cast<PyArrayObject* const*>(args);
-    if (ok = ok && is_rows(a[0]) && PyArray_NDIM(a[0]) == 3; ok) {
+    if (ok = ok && is_rows(a[0]) && PyArray_NDIM(a[0]) == 3 && PyArray_ITEMSIZE(a[0]) > 2; ok) {
         npy_intp n = PyArray_DIM(a[0], 1), size = PyArray_SIZE(a[0]), given = PyArray_SIZE(a[2]);
         Rows rows{PyArray_DATA(a[0]), PyArray_DATA(a[1]), size / n, n};
         rows.after = PyArray_DIM(a[0], 2);
@@ -209,7 +219,7 @@ PyObject* parts(PyObject*, PyObject* const* args, Py_ssize_t count) {
     bool ok = count == 4 && PyFloat_Check(args[3]);
     for (Py_ssize_t i = 0; ok && i < 3; ++i) ok = PyArray_Check(args[i]);
     auto a = reinterpret_cast<PyArrayObject* const*>(args);
-    if (ok = ok && is_rows(a[0]); ok) {
+    if (ok = ok && is_rows(a[0]) && kernels->rows[function][type_of(a[0])]; ok) {
         npy_intp n = length(a[0]), size = PyArray_SIZE(a[0]);
         double temperature = PyFloat_AS_DOUBLE(args[3]);
         Rows rows{PyArray_DATA(a[0]), PyArray_DATA(a[1]), size / n, n, &temperature};

@@ -22,7 +22,10 @@ void each(ptrdiff_t n, int threads, Work work) {
 // work(from, length) for each chunk of n elements.
 template <class Work>
 void each_chunk(ptrdiff_t n, int threads, Work work) {
-    if (threads <= 1) return work(ptrdiff_t{0}, n);
+    if (threads <= 1) {
+        for (ptrdiff_t from = 0; from < n; from += chunk) work(from, std::min(chunk, n - from));
+        return;
+    }
 #pragma omp parallel for schedule(static, 1) num_threads(threads)
     for (ptrdiff_t from = 0; from < n; from += chunk) work(from, std::min(chunk, n - from));
 }

@@ -1,0 +1,64 @@
+// The two floats of 16 bits, float16 and bfloat16: exact to float32, and from there to the nearest, ties to even.
+#pragma once
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+struct Float16 {
+    uint16_t bits;
+    explicit Float16(float f) {
+        int32_t all = std::bit_cast<int32_t>(f), sign = (all >> 16) & 0x8000, m = all & 0x7fffffff;
+        int32_t normal = (m + 0xfff + ((m >> 13) & 1) - (112 << 23)) >> 13;
+        int32_t subnormal = std::bit_cast<int32_t>(std::bit_cast<float>(m) + 0.5f) - 0x3f000000;  // the addition rounds
+        int32_t beyond = m > 0x7f800000 ? 0x7e00 : 0x7c00;
+        int32_t finite = m < 0x38800000 ? subnormal : normal;
+        bits = static_cast<uint16_t>((m >= 0x477ff000 ? beyond : finite) | sign);
+    }
+    operator float() const {
+        uint32_t shifted = (bits & 0x7fffu) << 13, sign = (bits & 0x8000u) << 16;
+        uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>(shifted) * 0x1p112f);  // subnormal or not
+        return std::bit_cast<float>((shifted >= 0x0f800000u ? finite | 0x7f800000u : finite) | sign);
+    }
+};
+
+struct BFloat16 {
+    uint16_t bits;
+    explicit BFloat16(float f) {
+        int32_t all = std::bit_cast<int32_t>(f), m = all & 0x7fffffff;
+        int32_t rounded = static_cast<int32_t>((static_cast<uint32_t>(all) + 0x7fffu + ((all >> 16) & 1)) >> 16);
+        bits = static_cast<uint16_t>(m > 0x7f800000 ? 0x7fc0 : rounded);
+    }
+    operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+};
+
+template <class Half>
+void widen(const Half* x, float* y, ptrdiff_t n) {
+    ptrdiff_t i = 0;
+#ifdef __F16C__
+    if constexpr (std::is_same_v<Half, Float16>)
+        for (; i + 8 <= n; i += 8)
+            _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+#endif
+#pragma omp simd
+    for (ptrdiff_t j = i; j < n; ++j) y[j] = x[j];
+}
+
+template <class Half>
+void narrow(const float* x, Half* y, ptrdiff_t n) {
+    ptrdiff_t i = 0;
+#ifdef __F16C__
+    if constexpr (std::is_same_v<Half, Float16>)
+        for (; i + 8 <= n; i += 8)
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+#pragma omp simd
+    for (ptrdiff_t j = i; j < n; ++j) y[j] = Half(x[j]);
+}
+
+}  // namespace
