@@ -149,7 +149,7 @@ template <class T>
 template <class Result, class Work>
 [[gnu::always_inline]] inline void add_term(double& high, Work& low, double e, Work tail) {
     if constexpr (sizeof(Result) == 8) accumulate(high, low, e, tail);
-    else if constexpr (sizeof(Work) == 4) high += e, low += tail;
+    else if constexpr (sizeof(Work) == sizeof(Result)) high += e, low += tail;
     else high += e;  // wider than its result: no tails
 }
 

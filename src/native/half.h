@@ -12,13 +12,14 @@ namespace {
 
 struct Float16 {
     uint16_t bits;
-    explicit Float16(float f) {
+    explicit Float16(float f) : bits(rounded(f)) {}
+    static uint16_t rounded(float f) {
         int32_t all = std::bit_cast<int32_t>(f), sign = (all >> 16) & 0x8000, m = all & 0x7fffffff;
         int32_t normal = (m + 0xfff + ((m >> 13) & 1) - (112 << 23)) >> 13;
         int32_t subnormal = std::bit_cast<int32_t>(std::bit_cast<float>(m) + 0.5f) - 0x3f000000;  // the addition rounds
         int32_t beyond = m > 0x7f800000 ? 0x7e00 : 0x7c00;
         int32_t finite = m < 0x38800000 ? subnormal : normal;
-        bits = static_cast<uint16_t>((m >= 0x477ff000 ? beyond : finite) | sign);
+        return static_cast<uint16_t>((m >= 0x477ff000 ? beyond : finite) | sign);
     }
     operator float() const {
         uint32_t shifted = (bits & 0x7fffu) << 13, sign = (bits & 0x8000u) << 16;
@@ -29,10 +30,11 @@ struct Float16 {
 
 struct BFloat16 {
     uint16_t bits;
-    explicit BFloat16(float f) {
-        int32_t all = std::bit_cast<int32_t>(f), m = all & 0x7fffffff;
-        int32_t rounded = static_cast<int32_t>((static_cast<uint32_t>(all) + 0x7fffu + ((all >> 16) & 1)) >> 16);
-        bits = static_cast<uint16_t>(m > 0x7f800000 ? 0x7fc0 : rounded);
+    explicit BFloat16(float f) : bits(rounded(f)) {}
+    static uint16_t rounded(float f) {
+        int32_t all = std::bit_cast<int32_t>(f), sign = (all >> 16) & 0x8000, m = all & 0x7fffffff;
+        int32_t number = (m + 0x7fff + ((m >> 16) & 1)) >> 16;
+        return static_cast<uint16_t>((m > 0x7f800000 ? 0x7fc0 : number) | sign);
     }
     operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
@@ -58,7 +60,7 @@ void narrow(const float* x, Half* y, ptrdiff_t n) {
             _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
 #endif
 #pragma omp simd
-    for (ptrdiff_t j = i; j < n; ++j) y[j] = Half(x[j]);
+    for (ptrdiff_t j = i; j < n; ++j) y[j].bits = Half::rounded(x[j]);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 #include "columns.h"
 #include "derivatives.h"
-#include "half.h"
+#include "half_rows.h"
 #include "long_rows.h"
 #include "short_rows.h"
 
@@ -161,67 +161,37 @@ bool rows(const Rows& r) {
     return r.n > short_row ? columns<function, T, false>(r) : columns<function, T, true>(r);
 }
 
-// A row of 16-bit floats too long to be held as float32: its maximum, its partition and its results, chunk by chunk.
+// Short rows of 16-bit floats are computed as those of float32, some at a time.
 template <Function function, class Half>
-bool long_half_row(const Half* x, Half* y, ptrdiff_t n, double temperature, int threads) {
-    float m = -std::numeric_limits<float>::infinity();
-    add_chunks(n, threads,
-        [=](ptrdiff_t from, ptrdiff_t length) {
-            float part[chunk];
-            widen(x + from, part, length);
-            return maximum(part, length);
-        },
-        [&](float part) { keep_larger(&m, &part, 1); });
-    if (!std::isfinite(m)) return row_without_maximum<function>(x, y, n, m);
-    Rate<float> rate(temperature);
-    Inverse<float> inverse(temperature);
-    Shift<float> shift(m, rate);
-    Partition p{m, 0, 0, 0};
-    add_chunks(n, threads,
-        [=](ptrdiff_t from, ptrdiff_t length) {
-            float part[chunk];
-            widen(x + from, part, length);
-            Partition of_part{m, 0, 0, 0};
-            add_to(of_part, part, length, shift, rate, 1);
-            return of_part;
-        },
-        [&](const Partition& part) {
-            accumulate(p.others, p.low, part.others, part.low);
-            p.equal += part.equal;
-        });
-    if constexpr (function == LOGSUMEXP) {
-        *y = Half(static_cast<float>(m + log1p_of<float>({p.others, p.low}, power<float>(m, shift, rate), p.equal)));
-    } else {
-        each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-            float part[chunk], result[chunk];
-            widen(x + from, part, length);
-            if constexpr (function == SOFTMAX) softmax_part(part, result, length, p, rate, 1);
-            else log_softmax_part(part, result, length, p, rate, inverse, 1);
-            narrow(result, y + from, length);
-        });
-    }
-    return false;
-}
-
-// Rows of 16-bit floats: as float32, some at a time.
-template <Function function, class Half>
-bool half_rows(const Rows& r) {
-    constexpr ptrdiff_t at_a_time = 2048;
-    constexpr bool reduces = function == LOGSUMEXP;
-    float part[chunk], result[chunk];
+bool short_half_rows(const Rows& r) {
+    constexpr ptrdiff_t n_results = function == LOGSUMEXP ? 1 : short_row;
+    float x[block * short_row / 8], y[block * n_results / 8];
     bool invalid = false;
     for (ptrdiff_t i = r.first, some; i < r.first + r.count; i += some) {
-        some = std::min(std::max<ptrdiff_t>(1, at_a_time / r.n), r.first + r.count - i);
+        some = std::min(block / 8, r.first + r.count - i);
+        ptrdiff_t n = function == LOGSUMEXP ? 1 : r.n;
+        widen(static_cast<const Half*>(r.x) + i * r.n, x, some * r.n);
+        Rows rows{x, y, some, r.n, r.temperature + i * r.temperature_stride, r.temperature_stride};
+        invalid |= contiguous_rows<function, float>(rows);
+        narrow(y, static_cast<Half*>(r.y) + i * n, some * n);
+    }
+    return invalid;
+}
+
+template <Function function, class Half>
+bool half_rows(const Rows& r) {
+    if (r.n <= short_row) return short_half_rows<function, Half>(r);
+    Rate<float> rate(*r.temperature);
+    Inverse<float> inverse(*r.temperature);
+    bool invalid = false;
+    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
         auto x = static_cast<const Half*>(r.x) + i * r.n;
-        auto y = static_cast<Half*>(r.y) + i * (reduces ? 1 : r.n);
-        Rows rows{part, result, some, r.n, r.temperature + i * r.temperature_stride, r.temperature_stride};
-        if (r.n > chunk) {
-            invalid |= long_half_row<function>(x, y, r.n, *rows.temperature, r.threads);
-        } else {
-            widen(x, part, some * r.n);
-            invalid |= contiguous_rows<function, float>(rows);
-            narrow(result, y, some * (reduces ? 1 : r.n));
-        }
+        auto y = static_cast<Half*>(r.y) + i * (function == LOGSUMEXP ? 1 : r.n);
+        if (r.temperature_stride) rate = Rate<float>(r.temperature[i]), inverse = Inverse<float>(r.temperature[i]);
+        if (tame_half_row<function>(x, y, r.n, rate, inverse, r.threads)) continue;
+        float m = half_maximum(x, r.n, r.threads);
+        if (std::isfinite(m)) half_row<function>(x, y, r.n, m, rate, inverse, r.threads);
+        else invalid |= row_without_maximum<function>(x, y, r.n, m);
     }
     return invalid;
 }
