@@ -292,12 +292,7 @@ def _of_rows(
     elif dtype.itemsize > 8:
         y = _longdouble.rows(name, rows, t)
     else:
-        _ROWS[name](_known(rows), _known(y), contiguous(t))
+        _ROWS[name](rows, y, contiguous(t))
     if keep is not None and not reduces:
         y[~keep] = _MASKED[name]
     return y
-
-
-def _known(a: Array) -> Array:
-    """A view of what the kernels take bfloat16 for."""
-    return a.view(np.uint16) if a.dtype.name == "bfloat16" else a

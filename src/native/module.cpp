@@ -45,14 +45,19 @@ constexpr npy_intp share = 1 << 16;  // a thread of its own pays for that many
 
 bool is_forked_child = false;  // there OpenMP would wait for threads that the fork did not copy
 
-// The kernels' type of an array; bfloat16, which NumPy does not know, comes as uint16.
+// Whether an array is of the bfloat16 that ml_dtypes has registered with NumPy.
+bool is_bfloat16(PyArrayObject* a) {
+    if (!PyTypeNum_ISUSERDEF(PyArray_TYPE(a)) || PyArray_ITEMSIZE(a) != 2) return false;
+    const char *name = PyArray_DESCR(a)->typeobj->tp_name, *dot = std::strrchr(name, '.');
+    return !std::strcmp(dot ? dot + 1 : name, "bfloat16");
+}
+
 Type type_of(PyArrayObject* a) {
     switch (PyArray_TYPE(a)) {
         case NPY_FLOAT: return FLOAT32;
         case NPY_DOUBLE: return FLOAT64;
         case NPY_HALF: return FLOAT16;
-        case NPY_USHORT: return BFLOAT16;
-        default: return TYPES;
+        default: return is_bfloat16(a) ? BFLOAT16 : TYPES;
     }
 }
 
@@ -126,7 +131,7 @@ bool takes_directly(PyObject* out, PyArrayObject* x, int ndim) {
     return (a == b && ndim == PyArray_NDIM(x)) || a + PyArray_NBYTES(x) <= b || b + PyArray_NBYTES(y) <= a;
 }
 
-// function(x, axis, where, temperature, out, dtype): for a C-contiguous float16, float32 or float64 array along its last
+// function(x, axis, where, temperature, out, dtype): for a C-contiguous array of floats along its last
 // axis, and the defaults of what is not said here; None for anything else, which is not looked at further.
 template <Function function>
 PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
@@ -134,7 +139,7 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyObject *axis = args[1], *where = args[2], *temperature = args[3], *out = args[4], *dtype = args[5];
     if (!PyArray_CheckExact(args[0]) || where != Py_None || dtype != Py_None) Py_RETURN_NONE;
     auto x = reinterpret_cast<PyArrayObject*>(args[0]);
-    if (!is_rows(x) || type_of(x) == BFLOAT16 || !PyLong_CheckExact(axis) || !PyFloat_CheckExact(temperature)) Py_RETURN_NONE;
+    if (!is_rows(x) || !PyLong_CheckExact(axis) || !PyFloat_CheckExact(temperature)) Py_RETURN_NONE;
     double t = PyFloat_AS_DOUBLE(temperature);
     if (!(t > 0x1p-60 && t < 0x1p60)) Py_RETURN_NONE;
     long a = PyLong_AsLong(axis);
@@ -164,8 +169,8 @@ bool takes(PyArrayObject* a, PyArrayObject* x, npy_intp size) {
     return PyArray_ISCARRAY(a) && PyArray_TYPE(a) == PyArray_TYPE(x) && PyArray_SIZE(a) == size;
 }
 
-// function_rows(x, y[, temperature or g]): all arrays C-contiguous, x, y and g of one dtype (float32 or float64; but for
-// the derivatives also float16, and bfloat16 as uint16);
+// function_rows(x, y[, temperature or g]): all arrays C-contiguous, x, y and g of one dtype (for the derivatives
+// float32 or float64);
 // temperature float64, with one number or one a row.
 template <Function function>
 PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
