@@ -91,26 +91,42 @@ struct Columns {
         }
     }
 
-    // log(sum(exp((x - max) / T))) of each column; false where one term outweighs all others of its column.
-    bool log_of_rest(Logarithm<T>* log) const {
-        for (ptrdiff_t c = 0; c < count; ++c) {
-            Power<Work> top = power<T>(static_cast<Work>(largest[c]), rate);
-            Logarithm<T> all = ratio<T>({sum[c], sum_low[c]}, top);
-            if (!(all >= 2)) return false;
-            log[c] = std::log(all);
-        }
-        return true;
+    // Makes of the sums log(sum(exp((x - max) / T))); false where that takes more than the sums.
+    bool logs() {
+        double equal[width] = {};
+        if constexpr (is_short) add_others(equal);
+#pragma omp simd
+        for (ptrdiff_t c = 0; c < count; ++c)
+            to_log<T, is_short>(sum[c], sum_low[c], equal[c], power<T>(static_cast<Work>(largest[c]), rate));
+        bool fine = true;
+        for (ptrdiff_t c = 0; c < count; ++c) fine &= sum[c] < unknown;
+        return fine;
     }
 
-    void log_softmax(T* y, const Logarithm<T>* log, Inverse<Work> inverse) const {
-        Work log_of[width];
-        for (ptrdiff_t c = 0; c < count; ++c) log_of[c] = static_cast<Work>(log[c]);
+    // The sums of short columns again, but for the largest elements, which are counted.
+    void add_others(double* equal) {
+        for (ptrdiff_t c = 0; c < count; ++c) sum[c] = sum_low[c] = 0;
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            const T* row = x + j * after;
+            Work *v = value[j], *t = tail[j];
+#pragma omp simd
+            for (ptrdiff_t c = 0; c < count; ++c) {
+                bool is_largest = row[c] == largest[c];
+                equal[c] += is_largest;
+                add_term<T>(sum[c], sum_low[c], is_largest ? 0 : v[c], wider || is_largest ? 0 : t[c]);
+            }
+        }
+    }
+
+    void log_softmax(T* y, Inverse<Work> inverse) const {
+        Work log[width];
+        for (ptrdiff_t c = 0; c < count; ++c) log[c] = static_cast<Work>(sum[c] + sum_low[c]);
         for (ptrdiff_t j = 0; j < n; ++j) {
             const T* row = x + j * after;
             T* to = y + j * after;
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c)
-                to[c] = static_cast<T>(log_probability<Work>(row[c], largest[c], inverse, log_of[c]));
+                to[c] = static_cast<T>(log_probability<Work>(row[c], largest[c], inverse, log[c]));
         }
     }
 };
@@ -127,11 +143,10 @@ bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t coun
         tile.softmax(y);
         return true;
     } else {
-        Logarithm<T> log[Tile::width];
-        if (!tile.log_of_rest(log)) return false;
-        if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, log, Inverse<typename Tile::Work>(temperature));
+        if (!tile.logs()) return false;
+        if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, Inverse<typename Tile::Work>(temperature));
         else
-            for (ptrdiff_t c = 0; c < count; ++c) y[c] = static_cast<T>(tile.largest[c] + log[c]);
+            for (ptrdiff_t c = 0; c < count; ++c) y[c] = shifted(tile.largest[c], {tile.sum[c], tile.sum_low[c]});
         return true;
     }
 }

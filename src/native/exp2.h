@@ -176,44 +176,4 @@ template <class T>
     return scaled(p, by.high, by.low);
 }
 
-// What the logarithm of a row is computed in: for float64 the wider type of x86, where that costs little; else its
-// rounding adds one unit in the last place.
-template <class Result>
-using Logarithm = std::conditional_t<sizeof(Result) == 8 && std::numeric_limits<long double>::digits == 64, long double, double>;
-
-// sum / largest.
-template <class Result, class T>
-inline Logarithm<Result> ratio(Pair sum, Power<T> largest) {
-    using Wide = Logarithm<Result>;
-    return (Wide(sum.high) + sum.low) / (Wide(largest.value) + largest.tail);
-}
-
-// log1p(rest), with rest = the sum of all terms but one of the largest, relative to it; `equal` terms equal it.
-template <class Result, class T>
-inline Logarithm<Result> log1p_of(Pair others, Power<T> largest, double equal) {
-    return std::log1p(ratio<Result>(others, largest) + (equal - 1));
-}
-
-// half / T as high + low: differences are halved, where that costs nothing, so that they don't overflow before T divides.
-template <class T>
-struct Inverse {
-    T half, high, low;
-    Inverse(T half, T high, T low) : half(half), high(high), low(low) {}
-    explicit Inverse(double temperature) {
-        half = temperature < 1 ? T(1) : T(0.5);
-        double h = 1 / (half * temperature);
-        high = static_cast<T>(h);
-        low = static_cast<T>((h - high) + fma(-h, half * temperature, 1.0) / (half * temperature));
-    }
-};
-
-// (x - m) / T - log: both terms have one sign, nothing cancels.
-template <class T>
-[[gnu::always_inline]] inline T log_probability(T x, T m, const Inverse<T>& inverse, T log) {
-    T d = fma(x, inverse.half, -m * inverse.half);
-    T quotient = d * inverse.high;
-    T y = fma(d, inverse.high, fma(d, inverse.low, -log));
-    return quotient >= std::numeric_limits<T>::lowest() ? y : quotient - log;  // where y may be inf - inf
-}
-
 }  // namespace

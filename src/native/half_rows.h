@@ -104,17 +104,17 @@ bool tame_half_row(const Half* x, Half* y, ptrdiff_t n, Rate<float> rate, Invers
         });
         return true;
     }
-    double all = row.sum / power<Half>(row.largest, rate).value;
-    if (!(all >= 2)) return false;
     float m = row.largest;
-    double log = std::log(all);
+    Power<float> top = power<Half>(m, rate);
+    if (outweighs(top, row.sum)) return false;
+    Pair log = log_of<float>({row.sum, 0}, 0, top);
     if constexpr (function == LOGSUMEXP) {
-        *y = Half(static_cast<float>(m + log));
+        *y = Half(shifted(m, log));
     } else {
         each_chunk(n, keeps ? 1 : threads, [=](ptrdiff_t from, ptrdiff_t length) {
             float part[chunk];
             widen(x + from, part, length);
-            log_softmax_chunk(part, part, length, m, inverse, static_cast<float>(log));
+            log_softmax_chunk(part, part, length, m, inverse, static_cast<float>(log.high));
             narrow(part, y + from, length);
         });
     }
@@ -139,14 +139,14 @@ void half_row(const Half* x, Half* y, ptrdiff_t n, float m, Rate<float> rate, In
             p.equal += part.equal;
         });
     if constexpr (function == LOGSUMEXP) {
-        *y = Half(static_cast<float>(m + log1p_of<float>({p.others, p.low}, power<float>(m, shift, rate), p.equal)));
+        *y = Half(shifted(m, log_of<float>({p.others, p.low}, p.equal, power<float>(m, shift, rate))));
     } else {
         each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-            float part[chunk];
+            float part[chunk], result[chunk];
             widen(x + from, part, length);
-            if constexpr (function == SOFTMAX) softmax_part(part, part, length, p, rate, 1);
-            else log_softmax_part(part, part, length, p, rate, inverse, 1);
-            narrow(part, y + from, length);
+            if constexpr (function == SOFTMAX) softmax_part(part, result, length, p, rate, 1);
+            else log_softmax_part(part, result, length, p, rate, inverse, 1);
+            narrow(result, y + from, length);
         });
     }
 }

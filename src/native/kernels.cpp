@@ -60,7 +60,7 @@ struct Call {
                 TameLog<T> row(x, n, rate, threads);
                 if (row.tame) {
                     if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, row.max, inverse, row.log, threads);
-                    else *y = static_cast<T>(row.max + row.log);
+                    else *y = shifted(row.max, row.log);
                     continue;
                 }
             }
@@ -69,7 +69,7 @@ struct Call {
             else if constexpr (function == SOFTMAX) softmax_row(x, y, n, m, rate, threads);
             else if constexpr (function == LOG_SOFTMAX)
                 log_softmax_of(x, y, n, m, inverse, log_of_rest(x, n, m, rate, threads), threads);
-            else *y = static_cast<T>(m + log_of_rest(x, n, m, rate, threads));
+            else *y = shifted(m, log_of_rest(x, n, m, rate, threads));
         }
     }
 
@@ -83,36 +83,45 @@ struct Call {
         for (ptrdiff_t left = count; left > 0;) {
             ptrdiff_t some = std::min(left, stride ? 1 : block / n);
             if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
-            bool tame = some_rows.tame_powers(x, some * n, rate);
-            for (ptrdiff_t r = 0; r < some; ++r, advance(1)) {
-                T m = tame && function == SOFTMAX ? 0 : is_short ? short_maximum(x, n) : maximum(x, n);
-                if (!tame && !std::isfinite(m)) {
-                    invalid |= row_without_maximum<function>(x, y, n, m);
-                    continue;
-                }
-                Shift<Work> shift = tame ? Shift<Work>::none() : Shift<Work>(m, rate);
-                if (!tame) some_rows.powers(x, n, shift, rate);
-                ptrdiff_t at = tame ? r * n : 0;
-                if constexpr (function == SOFTMAX) {
-                    some_rows.softmax(at, y, n);
-                } else {
-                    auto log = some_rows.log_of_rest(at, x, n, m, power<T>(static_cast<Work>(m), shift, rate));
-                    if constexpr (function == LOGSUMEXP) *y = static_cast<T>(m + log);
-                    else short_log_softmax<T, Work>(x, y, n, m, inverse, static_cast<Work>(log));
-                }
+            if (some_rows.tame_powers(x, some * n, rate)) {
+                if constexpr (function != SOFTMAX) some_rows.logs(x, some, n, rate);
+                for (ptrdiff_t r = 0; r < some; ++r, advance(1))
+                    if constexpr (function == SOFTMAX) some_rows.softmax(r * n, y, n);
+                    else put(some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
+            } else if constexpr (is_short || function == SOFTMAX) {
+                for (ptrdiff_t r = 0; r < some; ++r, advance(1)) wild_row(some_rows, rate, inverse);
+            } else {
+                long_rows(some);  // some of them may be tame
             }
             left -= some;
         }
+    }
+
+    template <class Block, class Work>
+    void wild_row(Block& row, Rate<Work> rate, Inverse<Work> inverse) {
+        T m = Block::maximum(x, n);
+        if (!std::isfinite(m)) {
+            invalid |= row_without_maximum<function>(x, y, n, m);
+            return;
+        }
+        if constexpr (function == SOFTMAX) row.softmax_of_row(x, y, n, m, rate);
+        else put(m, row.log_of_row(x, n, m, rate), inverse);
+    }
+
+    // The result of a row with maximum m and log = log(sum(exp((x - m) / T))).
+    template <class Work>
+    void put(T m, Pair log, Inverse<Work> inverse) {
+        if constexpr (function == LOGSUMEXP) *y = shifted(m, log);
+        else short_log_softmax<T, Work>(x, y, n, m, inverse, static_cast<Work>(rounded(log)));
     }
 };
 
 template <Function function, class T>
 bool contiguous_rows(const Rows& r) {
     Call<function, T> call(r);
-    constexpr ptrdiff_t in_blocks = function == SOFTMAX ? middle_row<T> : short_row;
-    if (r.n > in_blocks) call.long_rows(r.count);
-    else if (r.n <= short_row) call.template short_rows<true>(r.count);
-    else if constexpr (function == SOFTMAX) call.template short_rows<false>(r.count);
+    if (r.n > middle_row<T>) call.long_rows(r.count);
+    else if (r.n > short_row) call.template short_rows<false>(r.count);
+    else call.template short_rows<true>(r.count);
     return call.invalid;
 }
 

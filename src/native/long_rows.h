@@ -2,7 +2,7 @@
 #pragma once
 #include <atomic>
 
-#include "exp2.h"
+#include "log.h"
 #include "kernels.h"
 #include "threads.h"
 
@@ -216,7 +216,7 @@ inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, Rate<
 template <class T>
 struct TameLog {
     T max;
-    Logarithm<T> log;
+    Pair log;
     bool tame;
 
     TameLog(const T* x, ptrdiff_t n, Rate<T> rate, int threads) {
@@ -225,9 +225,9 @@ struct TameLog {
         max = row.largest;
         tame = row.tame;
         if (!tame) return;
-        Logarithm<T> all = ratio<T>(row.sum, power<T>(max, rate));
-        tame = all >= 2;  // else log1p of the others holds more
-        if (tame) log = std::log(all);
+        Power<T> top = power<T>(max, rate);
+        tame = !outweighs(top, row.sum.high);
+        if (tame) log = log_of<T>(row.sum, 0, top);
     }
 };
 
@@ -252,11 +252,11 @@ void add_to(Partition& p, const T* x, ptrdiff_t n, Shift<T> shift, Rate<T> rate,
 
 // log(sum(exp((x - m) / T))) of a row.
 template <class T>
-Logarithm<T> log_of_rest(const T* x, ptrdiff_t n, T m, Rate<T> rate, int threads) {
+Pair log_of_rest(const T* x, ptrdiff_t n, T m, Rate<T> rate, int threads) {
     Shift<T> shift(m, rate);
     Partition p{m, 0, 0, 0};
     add_to(p, x, n, shift, rate, threads);
-    return log1p_of<T>({p.others, p.low}, power<T>(m, shift, rate), p.equal);
+    return log_of<T>({p.others, p.low}, p.equal, power<T>(m, shift, rate));
 }
 
 template <class T>
@@ -266,8 +266,8 @@ void log_softmax_chunk(const T* x, T* y, ptrdiff_t n, T m, Inverse<T> inverse, T
 }
 
 template <class T>
-void log_softmax_of(const T* x, T* y, ptrdiff_t n, T m, Inverse<T> inverse, Logarithm<T> log_of_rest, int threads) {
-    T log = static_cast<T>(log_of_rest);
+void log_softmax_of(const T* x, T* y, ptrdiff_t n, T m, Inverse<T> inverse, Pair log_of_rest, int threads) {
+    T log = static_cast<T>(rounded(log_of_rest));
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         log_softmax_chunk(x + from, y + from, length, m, inverse, log);
     });
@@ -288,7 +288,7 @@ template <class T>
 void log_softmax_part(const T* x, T* y, ptrdiff_t n, const Partition& p, Rate<T> rate, Inverse<T> inverse, int threads) {
     T m = static_cast<T>(p.max);
     Power<T> largest = power<T>(m, Shift<T>(m, rate), rate);
-    log_softmax_of(x, y, n, m, inverse, log1p_of<T>({p.others, p.low}, largest, p.equal), threads);
+    log_softmax_of(x, y, n, m, inverse, log_of<T>({p.others, p.low}, p.equal, largest), threads);
 }
 
 }  // namespace

@@ -31,6 +31,10 @@ struct ShortRows {
     using Work = std::conditional_t<is_short, double, T>;
     static constexpr bool wider = sizeof(T) < sizeof(Work);  // than the result: no tails are needed
     Work e[block], tail[block];
+    T max[block];  // of each row, and its logarithm
+    double high[block], low[block], equal[block];
+
+    static T maximum(const T* x, ptrdiff_t n) { return is_short ? short_maximum(x, n) : ::maximum(x, n); }
 
     // The powers of rows without a shift, size elements in all; false where they are not tame.
     bool tame_powers(const T* x, ptrdiff_t size, Rate<Work> rate) {
@@ -51,6 +55,11 @@ struct ShortRows {
         for (ptrdiff_t j = 0; j < n; ++j) store(j, power<T>(static_cast<Work>(x[j]), shift, rate));
     }
 
+    void softmax_of_row(const T* x, T* y, ptrdiff_t n, T m, Rate<Work> rate) {
+        powers(x, n, Shift<Work>(m, rate), rate);
+        softmax(0, y, n);
+    }
+
     void softmax(ptrdiff_t at, T* y, ptrdiff_t n) const {
         const Work *er = e + at, *tr = tail + at;
         Scale<Work> by(reciprocal(sum(at, n)));
@@ -62,23 +71,50 @@ struct ShortRows {
         }
     }
 
-    // log(sum(exp((x - m) / T))), m the largest element, whose power is `largest`.
-    Logarithm<T> log_of_rest(ptrdiff_t at, const T* x, ptrdiff_t n, T m, Power<Work> largest) const {
-        Logarithm<T> all = ratio<T>(sum(at, n), largest);
-        if (!(all < 2)) return std::log(all);
-        Pair others{0, 0};  // one term outweighs them: they hold more than their sum with it
-        double equal = 0;
-        for (ptrdiff_t j = 0; j < n; ++j) {
-            equal += x[j] == m;
-            if (x[j] != m) add(others, at + j);
+    // Of some tame rows: the largest element, and log(sum(exp((x - max) / T))), in high + low.
+    void logs(const T* x, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate) {
+        for (ptrdiff_t r = 0; r < rows; ++r) {
+            max[r] = maximum(x + r * n, n);
+            Sum s = is_short ? others(r * n, x + r * n, n, max[r]) : Sum{sum(r * n, n), 0};
+            high[r] = s.sum.high, low[r] = s.sum.low, equal[r] = s.equal;
         }
-        return log1p_of<T>(others, largest, equal);
+#pragma omp simd
+        for (ptrdiff_t r = 0; r < rows; ++r)
+            to_log<T, is_short>(high[r], low[r], equal[r], power<T>(static_cast<Work>(max[r]), rate));
+        if constexpr (!is_short)
+            for (ptrdiff_t r = 0; r < rows; ++r) {
+                if (high[r] < unknown) continue;
+                Pair log = log_of_rest(x + r * n, n, max[r], rate, 1);
+                high[r] = log.high, low[r] = log.low;
+            }
+    }
+
+    // The same of any short row, m its largest element.
+    Pair log_of_row(const T* x, ptrdiff_t n, T m, Rate<Work> rate) {
+        Shift<Work> shift(m, rate);
+        powers(x, n, shift, rate);
+        Sum s = others(0, x, n, m);
+        return log_of<T>(s.sum, s.equal, power<T>(static_cast<Work>(m), shift, rate));
     }
 
 private:
     void store(ptrdiff_t i, Power<Work> p) {
         e[i] = p.value;
         if constexpr (!wider) tail[i] = p.tail;
+    }
+    // The sum of the powers of a row but for those of its largest elements, which are counted.
+    struct Sum {
+        Pair sum;
+        double equal;
+    };
+    Sum others(ptrdiff_t at, const T* x, ptrdiff_t n, T m) const {
+        Sum s{{0, 0}, 0};
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            bool is_largest = x[j] == m;
+            s.equal += is_largest;
+            add_term<T, double>(s.sum.high, s.sum.low, is_largest ? 0 : e[at + j], wider || is_largest ? 0 : tail[at + j]);
+        }
+        return s;
     }
     void add(Pair& sum, ptrdiff_t i) const { add_term<T, double>(sum.high, sum.low, e[i], wider ? 0 : tail[i]); }
     Pair sum(ptrdiff_t at, ptrdiff_t n) const {
