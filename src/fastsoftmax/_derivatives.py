@@ -65,6 +65,9 @@ def softmax_vjp(p: ArrayLike, g: ArrayLike, axis: Axis = -1, *, out: Array | Non
     >>> fsm.softmax_vjp(fsm.softmax([1.0, 2.0, 3.0]), [1.0, 0.0, 0.0])
     array([ 0.08192507, -0.02203304, -0.05989202])
     """
+    done = _native.softmax_vjp(p, g, axis, out)
+    if done is not None:
+        return done
     source, gradient = to_array("p", p), to_array("g", g)
     dtype = result_dtype("p", source.dtype)
     result_dtype("g", gradient.dtype)
@@ -125,6 +128,9 @@ def softmax_jacobian(p: ArrayLike, axis: Axis = -1, *, out: Array | None = None)
            [-0.022,  0.185, -0.163],
            [-0.06 , -0.163,  0.223]])
     """
+    done = _native.softmax_jacobian(p, axis, out)
+    if done is not None:
+        return done
     source = to_array("p", p)
     dtype = result_dtype("p", source.dtype)
     axes = Axes(source.shape, axis)

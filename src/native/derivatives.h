@@ -1,42 +1,64 @@
 // Derivatives of softmax from its probabilities p, without cancellation: relative to k, the largest of the row.
 #pragma once
-#include "long_rows.h"
+#include "short_rows.h"
 
 namespace {
 
+// The index of the largest element, the first of several; 0 where there is nothing but NaN.
 template <class T>
 ptrdiff_t largest(const T* p, ptrdiff_t n) {
-    T m = maximum(p, n);
-    for (ptrdiff_t i = 0; i < n; ++i)
+    ptrdiff_t from = 0;
+    T m = -std::numeric_limits<T>::infinity();
+    for (ptrdiff_t i = 0; i < n; i += block) {
+        ptrdiff_t length = std::min(block, n - i);
+        T of_block = n <= short_row ? short_maximum(p, n) : maximum(p + i, length);
+        if (of_block > m) m = of_block, from = i;
+    }
+    for (ptrdiff_t i = from; i < std::min(from + block, n); ++i)
         if (p[i] == m) return i;
-    return 0;  // nothing but NaN
+    return 0;
 }
 
-// The sum of term(0), ..., term(n - 1), each as a pair, in the lanes of all long rows.
-template <class Term>
-Pair sum_of_terms(ptrdiff_t n, Term term) {
-    Lanes<double> sums;
+// high + low += term: for a result of float32 in plain double, for float64 with the rounding errors.
+template <class T>
+struct Term {
+    double value, error;
+    explicit Term(double v) : value(v), error(0) {}
+    Term(double a, double b) : value(a * b), error(sizeof(T) == 8 ? fma(a, b, -(a * b)) : 0) {}
+};
+
+// The sum of term(0), ..., term(n - 1): of a short row one after the other, of a long one in lanes.
+template <class T, class Function>
+[[gnu::always_inline]] inline Pair sum_of(ptrdiff_t n, Function term) {
+    Pair sum{0, 0};
+    if (n <= short_row) {
+        for (ptrdiff_t i = 0; i < n; ++i) {
+            Term<T> t = term(i);
+            add_term<T>(sum.high, sum.low, t.value, t.error);
+        }
+        return sum;
+    }
+    double high[lanes] = {}, low[lanes] = {};
     ptrdiff_t i = 0;
     for (; i + lanes <= n; i += lanes) {
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) {
-            Pair t = term(i + l);
-            sums.add(l, t.high, t.low);
+            Term<T> t = term(i + l);
+            add_term<T>(high[l], low[l], t.value, t.error);
         }
     }
     for (; i < n; ++i) {
-        Pair t = term(i);
-        sums.add(i % lanes, t.high, t.low);
+        Term<T> t = term(i);
+        add_term<T>(high[i % lanes], low[i % lanes], t.value, t.error);
     }
-    return sums.total();
+    for (ptrdiff_t l = 0; l < lanes; ++l) accumulate(sum.high, sum.low, high[l], low[l]);
+    return sum;
 }
 
+// The sum of p * (g - g_k).
 template <class T>
 Pair sum_of_products(const T* p, const T* g, ptrdiff_t n, double g_k) {
-    return sum_of_terms(n, [=](ptrdiff_t i) {
-        double a = p[i], h = g[i] - g_k, product = a * h;
-        return Pair{product, fma(a, h, -product)};
-    });
+    return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(p[i], g[i] - g_k); });
 }
 
 template <class T>
@@ -72,7 +94,7 @@ void jacobian_row(const T* p, T* y, ptrdiff_t n, ptrdiff_t i, double one_less) {
 template <class T>
 void jacobian_of_row(const T* p, T* y, ptrdiff_t n, int threads) {
     ptrdiff_t k = largest(p, n);
-    Pair others = sum_of_terms(n, [=](ptrdiff_t i) { return Pair{i == k ? 0 : static_cast<double>(p[i]), 0}; });
+    Pair others = sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(i == k ? 0 : static_cast<double>(p[i])); });
     each(n, threads, [=](ptrdiff_t i) {
         jacobian_row(p, y + i * n, n, i, i == k ? others.high + others.low : 1 - static_cast<double>(p[i]));
     });

@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "columns.h"
 #include "derivatives.h"
@@ -164,12 +165,6 @@ bool columns(const Rows& r) {
     return invalid;
 }
 
-template <Function function, class T>
-bool rows(const Rows& r) {
-    if (r.after == 1) return contiguous_rows<function, T>(r);
-    return r.n > short_row ? columns<function, T, false>(r) : columns<function, T, true>(r);
-}
-
 // Short rows of 16-bit floats are computed as those of float32, some at a time.
 template <Function function, class Half>
 bool short_half_rows(const Rows& r) {
@@ -188,7 +183,7 @@ bool short_half_rows(const Rows& r) {
 }
 
 template <Function function, class Half>
-bool half_rows(const Rows& r) {
+bool all_half_rows(const Rows& r) {
     if (r.n <= short_row) return short_half_rows<function, Half>(r);
     Rate<float> rate(*r.temperature);
     Inverse<float> inverse(*r.temperature);
@@ -203,6 +198,42 @@ bool half_rows(const Rows& r) {
         else invalid |= row_without_maximum<function>(x, y, r.n, m);
     }
     return invalid;
+}
+
+// Each row with -inf for what does not count; where nothing does, the result is that for nothing.
+template <Function function, class T, Kernel all_rows>
+bool rows_where(const Rows& r) {
+    constexpr bool reduces = function == LOGSUMEXP;
+    const T minus_inf(-std::numeric_limits<float>::infinity()), left_out = function == SOFTMAX ? T(0.0f) : minus_inf;
+    bool invalid = false;
+    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
+        auto x = static_cast<const T*>(r.x) + i * r.n;
+        auto y = static_cast<T*>(r.y) + i * (reduces ? 1 : r.n);
+        auto keep = r.where + i * r.n;
+        auto kept = reduces ? static_cast<T*>(r.scratch) : y;
+        for (ptrdiff_t j = 0; j < r.n; ++j) kept[j] = keep[j] ? x[j] : minus_inf;
+        if (!std::memchr(keep, true, r.n)) {
+            if (reduces) *y = minus_inf;
+        } else {
+            Rows row{kept, y, 1, r.n, r.temperature + i * r.temperature_stride};
+            row.threads = r.threads;
+            invalid |= all_rows(row);
+        }
+        for (ptrdiff_t j = 0; j < r.n && !reduces; ++j) y[j] = keep[j] ? y[j] : left_out;
+    }
+    return invalid;
+}
+
+template <Function function, class T>
+bool rows(const Rows& r) {
+    if (r.where) return rows_where<function, T, contiguous_rows<function, T>>(r);
+    if (r.after == 1) return contiguous_rows<function, T>(r);
+    return r.n > short_row ? columns<function, T, false>(r) : columns<function, T, true>(r);
+}
+
+template <Function function, class Half>
+bool half_rows(const Rows& r) {
+    return r.where ? rows_where<function, Half, all_half_rows<function, Half>>(r) : all_half_rows<function, Half>(r);
 }
 
 template <class T>

@@ -31,9 +31,10 @@ struct Rows {
     const void* g = nullptr;           // the gradient that vjp multiplies
     Partition* partition = nullptr;    // one a row
     // softmax, log_softmax, logsumexp along another axis than the last: rows are columns of x, of shape (count / after,
-    // n, after), and go through scratch, which has room for `column_scratch(n)` elements.
+    // n, after), and go through scratch, which has room for `column_scratch(n)` elements (logsumexp with `where`: for n).
     ptrdiff_t after = 1;
     void* scratch = nullptr;
+    const bool* where = nullptr;  // of softmax, log_softmax, logsumexp along the last axis: the elements that count
     ptrdiff_t first = 0;
     int threads = 1;  // that share each row
 };

@@ -104,7 +104,8 @@ bool run(Function function, PyArrayObject* x, Rows rows) {
     Kernel kernel = kernels->rows[function][type_of(x)];
     npy_intp elements = rows.count * rows.n * (function == SOFTMAX_JACOBIAN ? rows.n : 1);
     int threads = threads_for(elements);
-    npy_intp scratch = rows.after > 1 ? column_scratch(rows.n) * PyArray_ITEMSIZE(x) : 0;
+    npy_intp needed = rows.after > 1 ? column_scratch(rows.n) : rows.where && function == LOGSUMEXP ? rows.n : 0;
+    npy_intp scratch = needed * PyArray_ITEMSIZE(x);
     if (scratch && !(rows.scratch = PyMem_RawMalloc(scratch * threads))) return PyErr_NoMemory() != nullptr;
     bool invalid;
     if (elements < few) {
@@ -121,47 +122,100 @@ bool run(Function function, PyArrayObject* x, Rows rows) {
 
 npy_intp length(PyArrayObject* x) { return PyArray_DIM(x, PyArray_NDIM(x) - 1); }
 
-// Whether out can take the result of x directly: its shape and dtype, and the same memory as x or none of it.
-bool takes_directly(PyObject* out, PyArrayObject* x, int ndim) {
+bool overlap(PyArrayObject* a, PyArrayObject* b) {
+    return PyArray_BYTES(a) < PyArray_BYTES(b) + PyArray_NBYTES(b) && PyArray_BYTES(b) < PyArray_BYTES(a) + PyArray_NBYTES(a);
+}
+
+// Whether out can take a result of such a shape, of the dtype of x, directly: in memory that is not that of x, or all of it
+// and `in_place`.
+bool takes_directly(PyObject* out, PyArrayObject* x, int ndim, const npy_intp* dims, bool in_place) {
     if (!PyArray_CheckExact(out)) return false;
     auto y = reinterpret_cast<PyArrayObject*>(out);
     if (PyArray_TYPE(y) != PyArray_TYPE(x) || !PyArray_ISCARRAY(y)) return false;
-    if (PyArray_NDIM(y) != ndim || !PyArray_CompareLists(PyArray_DIMS(x), PyArray_DIMS(y), ndim)) return false;
-    const char *a = PyArray_BYTES(x), *b = PyArray_BYTES(y);
-    return (a == b && ndim == PyArray_NDIM(x)) || a + PyArray_NBYTES(x) <= b || b + PyArray_NBYTES(y) <= a;
+    if (PyArray_NDIM(y) != ndim || !PyArray_CompareLists(dims, PyArray_DIMS(y), ndim)) return false;
+    return (in_place && PyArray_DATA(x) == PyArray_DATA(y)) || !overlap(x, y);
 }
 
-// function(x, axis, where, temperature, out, dtype): for a C-contiguous array of floats along its last
-// axis, and the defaults of what is not said here; None for anything else, which is not looked at further.
+// `rows` computed into out, or a new array of such a shape: what Python gets.
+PyObject* computed(Function function, PyArrayObject* x, Rows rows, PyObject* out, int ndim, const npy_intp* dims) {
+    PyObject* y = out == Py_None ? PyArray_SimpleNew(ndim, dims, PyArray_TYPE(x)) : Py_NewRef(out);
+    if (!y) return nullptr;
+    auto array = reinterpret_cast<PyArrayObject*>(y);
+    rows.y = PyArray_DATA(array);
+    if (!run(function, x, rows)) Py_CLEAR(y);
+    return y && ndim == 0 && out == Py_None ? PyArray_Return(array) : y;
+}
+
+// The axis of x that an argument names; -1 where it does not, or it is none that we take directly.
+int to_axis(PyObject* axis, PyArrayObject* x) {
+    int overflow, ndim = PyArray_NDIM(x);
+    if (!PyLong_CheckExact(axis)) return -1;
+    long a = PyLong_AsLongAndOverflow(axis, &overflow);
+    if (a < 0) a += ndim;
+    return !overflow && a >= 0 && a < ndim ? static_cast<int>(a) : -1;
+}
+
+// function(x, axis, where, temperature, out, dtype): for C-contiguous arrays of floats along one axis, and no more than
+// moderate temperatures; None for anything else, which is not looked at further.
 template <Function function>
 PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 6) return PyErr_Format(PyExc_TypeError, "6 arguments expected, not %zd", count);
-    PyObject *axis = args[1], *where = args[2], *temperature = args[3], *out = args[4], *dtype = args[5];
-    if (!PyArray_CheckExact(args[0]) || where != Py_None || dtype != Py_None) Py_RETURN_NONE;
+    PyObject *where = args[2], *temperature = args[3], *out = args[4], *dtype = args[5];
     auto x = reinterpret_cast<PyArrayObject*>(args[0]);
-    if (!is_rows(x) || !PyLong_CheckExact(axis) || !PyFloat_CheckExact(temperature)) Py_RETURN_NONE;
+    if (!PyArray_CheckExact(args[0]) || !is_rows(x) || dtype != Py_None || !PyFloat_CheckExact(temperature)) Py_RETURN_NONE;
     double t = PyFloat_AS_DOUBLE(temperature);
-    if (!(t > 0x1p-60 && t < 0x1p60)) Py_RETURN_NONE;
-    long a = PyLong_AsLong(axis);
-    if (a == -1 && PyErr_Occurred()) PyErr_Clear();
-    else if (a != -1 && a != PyArray_NDIM(x) - 1) Py_RETURN_NONE;
+    int axis = to_axis(args[1], x), ndim = PyArray_NDIM(x);
+    if (!(t > 0x1p-60 && t < 0x1p60) || axis < 0) Py_RETURN_NONE;
+    npy_intp n = PyArray_DIM(x, axis), after = 1, dims[NPY_MAXDIMS];
+    for (int i = axis + 1; i < ndim; ++i) after *= PyArray_DIM(x, i);
+    if (after > 1 && (PyArray_ITEMSIZE(x) == 2 || where != Py_None)) Py_RETURN_NONE;
     constexpr bool reduces = function == LOGSUMEXP;
-    int ndim = PyArray_NDIM(x) - reduces;
-    if (out != Py_None && !takes_directly(out, x, ndim)) Py_RETURN_NONE;
+    std::copy_n(PyArray_DIMS(x), ndim, dims);
+    if (reduces) std::copy(dims + axis + 1, dims + ndim, dims + axis);
+    ndim -= reduces;
+    if (out != Py_None && !takes_directly(out, x, ndim, dims, !reduces && after == 1)) Py_RETURN_NONE;
 
-    PyObject* y = out;
-    if (out == Py_None) {
-        y = PyArray_SimpleNew(ndim, PyArray_DIMS(x), PyArray_TYPE(x));
-        if (!y) return nullptr;
-    } else {
-        Py_INCREF(y);
+    Rows rows{PyArray_DATA(x), nullptr, PyArray_SIZE(x) / n, n, &t};
+    rows.after = after;
+    if (where != Py_None) {
+        auto keep = reinterpret_cast<PyArrayObject*>(where);
+        if (!PyArray_CheckExact(where) || PyArray_TYPE(keep) != NPY_BOOL || !PyArray_ISCARRAY_RO(keep)) Py_RETURN_NONE;
+        if (!PyArray_SAMESHAPE(keep, x) || (out != Py_None && overlap(keep, reinterpret_cast<PyArrayObject*>(out)))) Py_RETURN_NONE;
+        rows.where = static_cast<const bool*>(PyArray_DATA(keep));
     }
-    npy_intp n = length(x);
-    if (!run(function, x, {PyArray_DATA(x), PyArray_DATA(reinterpret_cast<PyArrayObject*>(y)), PyArray_SIZE(x) / n, n, &t})) {
-        Py_DECREF(y);
-        return nullptr;
-    }
-    return reduces && out == Py_None ? PyArray_Return(reinterpret_cast<PyArrayObject*>(y)) : y;
+    return computed(function, x, rows, out, ndim, dims);
+}
+
+// softmax_vjp(p, g, axis, out) and softmax_jacobian(p, axis, out): for C-contiguous arrays of float32 or float64 along
+// their last axis; None for anything else.
+PyObject* direct_vjp(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 4) return PyErr_Format(PyExc_TypeError, "4 arguments expected, not %zd", count);
+    if (!PyArray_CheckExact(args[0]) || !PyArray_CheckExact(args[1])) Py_RETURN_NONE;
+    auto p = reinterpret_cast<PyArrayObject*>(args[0]), g = reinterpret_cast<PyArrayObject*>(args[1]);
+    if (!is_rows(p) || !kernels->rows[SOFTMAX_VJP][type_of(p)] || to_axis(args[2], p) != PyArray_NDIM(p) - 1) Py_RETURN_NONE;
+    if (PyArray_TYPE(g) != PyArray_TYPE(p) || !PyArray_ISCARRAY_RO(g) || !PyArray_SAMESHAPE(p, g)) Py_RETURN_NONE;
+    int ndim = PyArray_NDIM(p);
+    PyObject* out = args[3];
+    for (PyArrayObject* input : {p, g})
+        if (out != Py_None && !takes_directly(out, input, ndim, PyArray_DIMS(p), true)) Py_RETURN_NONE;
+    npy_intp n = length(p);
+    Rows rows{PyArray_DATA(p), nullptr, PyArray_SIZE(p) / n, n};
+    rows.g = PyArray_DATA(g);
+    return computed(SOFTMAX_VJP, p, rows, out, ndim, PyArray_DIMS(p));
+}
+
+PyObject* direct_jacobian(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 3) return PyErr_Format(PyExc_TypeError, "3 arguments expected, not %zd", count);
+    auto p = reinterpret_cast<PyArrayObject*>(args[0]);
+    if (!PyArray_CheckExact(args[0]) || !is_rows(p) || !kernels->rows[SOFTMAX_JACOBIAN][type_of(p)]) Py_RETURN_NONE;
+    constexpr npy_intp small = 1 << 28;  // larger ones might not fit the memory, which is looked at elsewhere
+    int ndim = PyArray_NDIM(p);
+    npy_intp n = length(p), dims[NPY_MAXDIMS + 1];
+    if (to_axis(args[1], p) != ndim - 1 || ndim == NPY_MAXDIMS || n > small / PyArray_SIZE(p)) Py_RETURN_NONE;
+    std::copy_n(PyArray_DIMS(p), ndim, dims);
+    dims[ndim] = n;
+    if (args[2] != Py_None && !takes_directly(args[2], p, ndim + 1, dims, false)) Py_RETURN_NONE;
+    return computed(SOFTMAX_JACOBIAN, p, {PyArray_DATA(p), nullptr, PyArray_SIZE(p) / n, n}, args[2], ndim + 1, dims);
 }
 
 // Whether a is C-contiguous, writeable, of x's dtype, and has so many elements.
@@ -169,9 +223,8 @@ bool takes(PyArrayObject* a, PyArrayObject* x, npy_intp size) {
     return PyArray_ISCARRAY(a) && PyArray_TYPE(a) == PyArray_TYPE(x) && PyArray_SIZE(a) == size;
 }
 
-// function_rows(x, y[, temperature or g]): all arrays C-contiguous, x, y and g of one dtype (for the derivatives
-// float32 or float64);
-// temperature float64, with one number or one a row.
+// function_rows(x, y[, temperature or g]): all arrays C-contiguous, x, y and g of one dtype (for the derivatives float32 or
+// float64); temperature float64, with one number or one a row.
 template <Function function>
 PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     constexpr bool derivative = function == SOFTMAX_VJP || function == SOFTMAX_JACOBIAN;
@@ -272,6 +325,8 @@ PyMethodDef methods[] = {
     fast("softmax", direct<SOFTMAX>),
     fast("log_softmax", direct<LOG_SOFTMAX>),
     fast("logsumexp", direct<LOGSUMEXP>),
+    fast("softmax_vjp", direct_vjp),
+    fast("softmax_jacobian", direct_jacobian),
     fast("softmax_rows", rows<SOFTMAX>),
     fast("log_softmax_rows", rows<LOG_SOFTMAX>),
     fast("logsumexp_rows", rows<LOGSUMEXP>),
