@@ -304,3 +304,35 @@ def test_warnings_take_one_line(tmp_path: Path) -> None:
     done = run("apply", source, target)
     assert done.returncode == 0
     assert done.stderr == "fastsoftmax: warning: invalid value encountered in softmax\n"
+
+
+def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fastsoftmax", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--function", "log_softmax", "--axis", "1"],
+        ["--function", "softmax_vjp", "--dtype", "float64", "--threads", "2"],
+        ["--function", "softmax_jacobian"],
+        ["--function", "logsumexp", "--dtype", "float16", "--axis", "0"],
+    ],
+    ids=lambda options: options[1],
+)
+def test_bench(options: list[str]) -> None:
+    done = run_bench("4x5", "64x3", *options)
+    assert done.returncode == 0, done.stderr
+    title, _, *table = done.stdout.splitlines()
+    assert title.startswith(options[1])
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["4x5", "64x3"]
+    assert all("NumPy" in line for line in table[2:])
+
+
+@pytest.mark.parametrize("arguments", [["4y5"], ["0x5"], ["4x5", "--threads", "0"]])
+def test_bench_refuses(arguments: list[str]) -> None:
+    done = run_bench(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "error" in done.stderr

@@ -15,6 +15,9 @@ import numpy as np
 import fastsoftmax
 from fastsoftmax import _native
 
+FUNCTIONS = ["softmax", "log_softmax", "logsumexp", "softmax_vjp", "softmax_jacobian"]
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, or 2 after an error told in one line."""
@@ -56,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("target", metavar="OUT.npy", type=Path)
     apply.add_argument(
         "--function",
-        choices=["softmax", "log_softmax", "logsumexp"],
+        choices=FUNCTIONS[:3],
         default="softmax",
         help="default: softmax",
     )
@@ -65,9 +68,38 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("--force", action="store_true", help="replace OUT.npy if it exists")
     apply.set_defaults(run=_apply)
 
+    bench = commands.add_parser("bench", help="speed on this machine, beside a copy and the peers")
+    bench.add_argument("shapes", metavar="ROWSxN", nargs="*", type=_shape, help="such as 8192x1000")
+    bench.add_argument("--function", choices=FUNCTIONS, default="softmax", help="default: softmax")
+    bench.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    bench.add_argument("--axis", type=int, choices=[-1, 0, 1], default=-1, help="1: a middle one")
+    bench.add_argument("--threads", type=int, default=1, help="default: 1")
+    bench.set_defaults(run=_bench)
+
     info = commands.add_parser("info", help="version and instruction sets")
     info.set_defaults(run=_info)
     return parser
+
+
+def _shape(text: str) -> str:
+    rows, _, n = text.partition("x")
+    if not (rows.isdecimal() and n.isdecimal() and int(rows) * int(n) > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not ROWSxN, such as 8192x1000")
+    return text
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from fastsoftmax import _bench as bench  # noqa: PLC0415 - what others need not load
+
+    if options.threads < 1:
+        raise ValueError("--threads must be at least 1")
+    bench.with_threads(options.threads)
+    what = (options.function, options.dtype, options.axis, options.threads, 5)
+    print(f"{bench.title(*what)}\n\n{bench.HEADER}", flush=True)
+    jacobian = options.function == "softmax_jacobian"
+    shapes = options.shapes or (bench.SHORT_JACOBIANS if jacobian else bench.SHORT_FORM)
+    for cell in bench.measure(shapes, *what):
+        print(bench.row_of(cell), flush=True)
 
 
 def _info(_: argparse.Namespace) -> None:

@@ -4,19 +4,35 @@
 
 namespace {
 
+// The first i with p[i] == m; n where there is none.
+template <class T>
+ptrdiff_t first_equal(const T* p, ptrdiff_t n, T m) {
+    using Index = std::make_signed_t<typename Format<T>::Bits>;
+    Index first = static_cast<Index>(n);
+#pragma omp simd reduction(min : first)
+    for (Index i = 0; i < static_cast<Index>(n); ++i) {
+        Index found = p[i] == m ? i : static_cast<Index>(n);
+        first = found < first ? found : first;
+    }
+    return first;
+}
+
 // The index of the largest element, the first of several; 0 where there is nothing but NaN.
 template <class T>
 ptrdiff_t largest(const T* p, ptrdiff_t n) {
     ptrdiff_t from = 0;
     T m = -std::numeric_limits<T>::infinity();
+    if (n <= short_row) {
+        m = short_maximum(p, n);
+        for (ptrdiff_t i = n - 1; i >= 0; --i) from += (i - from) * (p[i] == m);  // no branch, which would be mispredicted
+        return from;
+    }
     for (ptrdiff_t i = 0; i < n; i += block) {
-        ptrdiff_t length = std::min(block, n - i);
-        T of_block = n <= short_row ? short_maximum(p, n) : maximum(p + i, length);
+        T of_block = maximum(p + i, std::min(block, n - i));
         if (of_block > m) m = of_block, from = i;
     }
-    for (ptrdiff_t i = from; i < std::min(from + block, n); ++i)
-        if (p[i] == m) return i;
-    return 0;
+    ptrdiff_t length = std::min(block, n - from), i = first_equal(p + from, length, m);
+    return i < length ? from + i : 0;
 }
 
 // high + low += term: for a result of float32 in plain double, for float64 with the rounding errors.
@@ -72,9 +88,11 @@ template <class T>
 void vjp_row(const T* p, const T* g, T* y, ptrdiff_t n, int threads) {
     double g_k = g[largest(p, n)];
     Pair sum{0, 0};
-    add_chunks(n, threads,
-        [=](ptrdiff_t from, ptrdiff_t length) { return sum_of_products(p + from, g + from, length, g_k); },
-        [&](Pair part) { accumulate(sum.high, sum.low, part.high, part.low); });
+    if (n <= chunk) sum = sum_of_products(p, g, n, g_k);
+    else
+        add_chunks(n, threads,
+            [=](ptrdiff_t from, ptrdiff_t length) { return sum_of_products(p + from, g + from, length, g_k); },
+            [&](Pair part) { accumulate(sum.high, sum.low, part.high, part.low); });
     double s = sum.high + sum.low;
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         vjp_chunk(p + from, g + from, y + from, length, g_k, s);

@@ -12,7 +12,7 @@ constexpr ptrdiff_t lanes = 16;   // element j is summed in lane j % 16, on ever
 constexpr ptrdiff_t block = 512;  // stays in the first-level cache
 
 template <class T>
-void keep_larger(T* m, const T* x, ptrdiff_t n) {
+[[gnu::always_inline]] inline void keep_larger(T* m, const T* x, ptrdiff_t n) {
 #pragma omp simd
     for (ptrdiff_t l = 0; l < n; ++l) m[l] = x[l] > m[l] ? x[l] : m[l];
 }
@@ -21,6 +21,13 @@ template <class T>
 void keep_smaller(T* m, const T* x, ptrdiff_t n) {
 #pragma omp simd
     for (ptrdiff_t l = 0; l < n; ++l) m[l] = x[l] < m[l] ? x[l] : m[l];
+}
+
+// The largest of 2 * half elements, in m[0]: a template, since a loop over `half` stays one and is slow.
+template <ptrdiff_t half, class T>
+[[gnu::always_inline]] inline void fold_maximum(T* m) {
+    keep_larger(m, m + half, half);
+    if constexpr (half > 1) fold_maximum<half / 2>(m);
 }
 
 // The largest element, NaN passed over.
@@ -33,7 +40,7 @@ T maximum(const T* x, ptrdiff_t n) {
     for (; i + width <= n; i += width) keep_larger(m, x + i, width);
     for (; i + lanes <= n; i += lanes) keep_larger(m, x + i, lanes);
     for (; i < n; ++i) keep_larger(m + i % lanes, x + i, 1);
-    for (ptrdiff_t half = width / 2; half > 0; half /= 2) keep_larger(m, m + half, half);
+    fold_maximum<width / 2>(m);
     return m[0];
 }
 
@@ -52,11 +59,11 @@ struct Lanes {
         }
         for (; i < n; ++i) add(i % lanes, e[i], tail[i]);
     }
+    template <ptrdiff_t half = lanes / 2>
     Pair total() {
-        for (ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
 #pragma omp simd
-            for (ptrdiff_t l = 0; l < half; ++l) add(l, high[l + half], low[l + half]);
-        }
+        for (ptrdiff_t l = 0; l < half; ++l) add(l, high[l + half], low[l + half]);
+        if constexpr (half > 1) return total<half / 2>();
         return {high[0], low[0]};
     }
 };
