@@ -9,8 +9,9 @@ namespace {
 template <class T, bool is_short>
 struct Columns {
     using Work = std::conditional_t<is_short, double, T>;
+    using Bits = typename Format<T>::Bits;
     static constexpr bool wider = sizeof(T) < sizeof(Work);
-    static constexpr ptrdiff_t width = is_short ? 64 : 512, lanes = is_short ? 1 : 16, kept = is_short ? short_row : 1;
+    static constexpr ptrdiff_t width = is_short ? 64 : 512, lanes = is_short ? 4 : 16, kept = is_short ? short_row : 1;
 
     const T* x;
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
@@ -63,6 +64,11 @@ struct Columns {
                 if constexpr (keep) e[c] = p.value;
             }
         }
+        add_lanes();
+    }
+
+    // The sum of all lanes, in high[0] + low[0].
+    void add_lanes() {
         for (ptrdiff_t half = lanes / 2; half > 0; half /= 2)
             for (ptrdiff_t l = 0; l < half; ++l)
 #pragma omp simd
@@ -105,17 +111,21 @@ struct Columns {
 
     // The sums of short columns again, but for the largest elements, which are counted.
     void add_others(double* equal) {
-        for (ptrdiff_t c = 0; c < count; ++c) sum[c] = sum_low[c] = 0;
+        for (ptrdiff_t l = 0; l < lanes; ++l)
+            for (ptrdiff_t c = 0; c < width; ++c) high[l][c] = 0, low[l][c] = 0;
         for (ptrdiff_t j = 0; j < n; ++j) {
             const T* row = x + j * after;
-            Work *v = value[j], *t = tail[j];
+            double* h = high[j % lanes];
+            Work *s = low[j % lanes], *v = value[j], *t = tail[j];
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c) {
-                bool is_largest = row[c] == largest[c];
+                bool is_largest = std::bit_cast<Bits>(row[c]) == std::bit_cast<Bits>(largest[c]);
                 equal[c] += is_largest;
-                add_term<T>(sum[c], sum_low[c], is_largest ? 0 : v[c], wider || is_largest ? 0 : t[c]);
+                add_term<T>(h[c], s[c], is_largest ? 0 : v[c], wider || is_largest ? 0 : t[c]);
             }
         }
+        add_lanes();
+        for (ptrdiff_t c = 0; c < count; ++c) sum[c] = high[0][c], sum_low[c] = low[0][c];
     }
 
     void log_softmax(T* y, Inverse<Work> inverse) const {

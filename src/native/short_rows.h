@@ -108,24 +108,41 @@ private:
         double equal;
     };
     Sum others(ptrdiff_t at, const T* x, ptrdiff_t n, T m) const {
-        Sum s{{0, 0}, 0};
-        for (ptrdiff_t j = 0; j < n; ++j) {
-            bool is_largest = x[j] == m;
-            s.equal += is_largest;
-            add_term<T, double>(s.sum.high, s.sum.low, is_largest ? 0 : e[at + j], wider || is_largest ? 0 : tail[at + j]);
-        }
-        return s;
+        using Bits = typename Format<T>::Bits;
+        uint64_t equal = 0;
+        auto add = [&](Pair& sum, ptrdiff_t j) {
+            uint64_t is_largest = std::bit_cast<Bits>(x[j]) == std::bit_cast<Bits>(m), mask = is_largest - 1;
+            equal += is_largest;
+            add_term<T, double>(sum.high, sum.low, masked(e[at + j], mask), wider ? 0 : masked(tail[at + j], mask));
+        };
+        return {in_turn(n, add), static_cast<double>(equal)};
     }
-    void add(Pair& sum, ptrdiff_t i) const { add_term<T, double>(sum.high, sum.low, e[i], wider ? 0 : tail[i]); }
+    static double masked(double v, uint64_t mask) { return std::bit_cast<double>(std::bit_cast<uint64_t>(v) & mask); }
+
     Pair sum(ptrdiff_t at, ptrdiff_t n) const {
         if constexpr (!is_short) {
             Lanes<Work> sums;
             sums.add(e + at, tail + at, n);
             return sums.total();
         }
-        Pair total{0, 0};  // rows are independent: the processor takes several at a time
-        for (ptrdiff_t j = 0; j < n; ++j) add(total, at + j);
-        return total;
+        return in_turn(n, [&](Pair& sum, ptrdiff_t j) {
+            add_term<T, double>(sum.high, sum.low, e[at + j], wider ? 0 : tail[at + j]);
+        });
+    }
+
+    // A short sum, in four parts: they, and those of other rows, are computed at a time.
+    template <class Add>
+    [[gnu::always_inline]] static Pair in_turn(ptrdiff_t n, Add add) {
+        Pair a{0, 0}, b{0, 0}, c{0, 0}, d{0, 0};
+        ptrdiff_t j = 0;
+        for (; j + 3 < n; j += 4) add(a, j), add(b, j + 1), add(c, j + 2), add(d, j + 3);
+        if (j < n) add(a, j);
+        if (j + 1 < n) add(b, j + 1);
+        if (j + 2 < n) add(c, j + 2);
+        add_term<T>(a.high, a.low, c.high, c.low);
+        add_term<T>(b.high, b.low, d.high, d.low);
+        add_term<T>(a.high, a.low, b.high, b.low);
+        return a;
     }
 };
 
