@@ -6,6 +6,18 @@
 
 namespace {
 
+// The largest magnitude.
+template <class T>
+Magnitude<T> farthest(const T* x, ptrdiff_t n) {
+    Magnitude<T> m = 0;
+#pragma omp simd reduction(max : m)
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        Magnitude<T> far = magnitude(x[i]);
+        m = far > m ? far : m;
+    }
+    return m;
+}
+
 template <class T, bool is_short>
 struct Columns {
     using Work = std::conditional_t<is_short, double, T>;
@@ -19,44 +31,42 @@ struct Columns {
     double high[lanes][width];  // of a chunk
     Work low[lanes][width];
     double sum[width], sum_low[width];
-    T smallest[width], largest[width];
+    T largest[width];  // of the logarithms
     Work value[kept][width], tail[kept][width];  // the powers of short columns; of long ones they go to y, or nowhere
 
     Columns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature)
         : x(x), n(n), after(after), count(count), rate(temperature) {}
 
     // The powers and their sums; false where a column is not tame.
-    template <bool keep>
+    template <bool keep, bool with_largest>
     bool powers(T* y) {
-        for (ptrdiff_t c = 0; c < width; ++c) {
-            smallest[c] = std::numeric_limits<T>::infinity(), largest[c] = -smallest[c];
-            sum[c] = sum_low[c] = 0;
-        }
-        for (ptrdiff_t j = 0; j < n; j += chunk) {
-            add_powers<keep>(y, j, std::min(j + chunk, n));
+        for (ptrdiff_t c = 0; c < width; ++c) largest[c] = -std::numeric_limits<T>::infinity(), sum[c] = sum_low[c] = 0;
+        bool tame = true;
+        for (ptrdiff_t j = 0; j < n && tame; j += chunk) {
+            tame = add_powers<keep, with_largest>(y, j, std::min(j + chunk, n));
             for (ptrdiff_t c = 0; c < count; ++c) accumulate(sum[c], sum_low[c], high[0][c], low[0][c]);
         }
-        bool tame = true;
-        for (ptrdiff_t c = 0; c < count; ++c)
-            tame &= smallest[c] >= -rate.tame && largest[c] <= rate.tame && sum[c] < Format<Work>::tame_sum;
+        for (ptrdiff_t c = 0; c < count; ++c) tame &= sum[c] < Format<Work>::tame_sum;
         return tame;
     }
 
     // Of the elements from j to end of all columns, with their sums in high[0] + low[0].
-    template <bool keep>
-    void add_powers(T* y, ptrdiff_t j, ptrdiff_t end) {
+    template <bool keep, bool with_largest>
+    bool add_powers(T* y, ptrdiff_t j, ptrdiff_t end) {
         for (ptrdiff_t l = 0; l < lanes; ++l)
             for (ptrdiff_t c = 0; c < width; ++c) high[l][c] = 0, low[l][c] = 0;
+        Magnitude<T> far = 0;
         for (; j < end; ++j) {
             const T* row = x + j * after;
             T* e = y + j * after;
             double* h = high[j % lanes];
             Work *s = low[j % lanes], *v = value[is_short ? j : 0], *t = tail[is_short ? j : 0];
             const Rate<Work> r = rate;  // a copy, which no store below can change
-            keep_smaller(smallest, row, count);
-            keep_larger(largest, row, count);
-#pragma omp simd
+            if constexpr (is_short) far = std::max(far, farthest(row, count));  // in the loop below it would be as wide as Work
+            if constexpr (with_largest) keep_larger(largest, row, count);
+#pragma omp simd reduction(max : far)
             for (ptrdiff_t c = 0; c < count; ++c) {
+                if constexpr (!is_short) far = magnitude(row[c]) > far ? magnitude(row[c]) : far;
                 Power<Work> p = power<T>(static_cast<Work>(row[c]), r);
                 add_term<T>(h[c], s[c], p.value, p.tail);
                 if constexpr (is_short) v[c] = p.value;
@@ -65,6 +75,7 @@ struct Columns {
             }
         }
         add_lanes();
+        return far <= magnitude(static_cast<T>(rate.tame));
     }
 
     // The sum of all lanes, in high[0] + low[0].
@@ -148,7 +159,7 @@ bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t coun
     if (count < 8 || (x == y && !is_short && sizeof(T) == 4)) return false;
     Tile tile(x, n, after, count, temperature);
     constexpr bool keep = function == SOFTMAX && !is_short && sizeof(T) == 4;
-    if (!tile.template powers<keep>(y)) return false;
+    if (!tile.template powers<keep, function != SOFTMAX>(y)) return false;
     if constexpr (function == SOFTMAX) {
         tile.softmax(y);
         return true;

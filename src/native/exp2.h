@@ -99,19 +99,33 @@ struct Power {
     T value, tail;
 };
 
-// exp(d / T) * 2^-K, accurate enough for a Result; where T is wider than that, there is no tail.
+// exp(d / T) * 2^-K as 2^r * scale, r in [-1/2, 1/2]; accurate enough for a Result.
+template <class T>
+struct Reduced {
+    T r, scale;
+};
+
 template <class Result, class T>
-[[gnu::always_inline]] inline Power<T> power(T d, typename Format<T>::Bits bias, T high, T low) {
+[[gnu::always_inline]] inline Reduced<T> reduced(T d, typename Format<T>::Bits bias, T high, T low) {
     using Bits = typename Format<T>::Bits;
-    constexpr bool wider = sizeof(Result) < sizeof(T);
     T t = fma(d, high, Format<T>::magic);  // its low bits are N = rint(d * high)
     T n = t - Format<T>::magic, product = d * high;
-    T r = wider ? fma(d, low, fma(d, high, -n)) : (product - n) + fma(d, low, fma(d, high, -product));  // rounded once
-    T q = horner<Result>(r);
-    T e = fma(r, q, T(1));
     T scale = std::bit_cast<T>(static_cast<Bits>((std::bit_cast<Bits>(t) << Format<T>::mantissa) + bias));
-    if constexpr (wider) return {e * scale, 0};
-    else return {e * scale, fma(r, q, T(1) - e) * scale};
+    if constexpr (sizeof(Result) < sizeof(T)) return {fma(d, low, fma(d, high, -n)), scale};
+    else return {(product - n) + fma(d, low, fma(d, high, -product)), scale};  // rounded once
+}
+
+// 2^r * scale; where T is wider than the Result, there is no tail.
+template <class Result, class T>
+[[gnu::always_inline]] inline Power<T> power(Reduced<T> d) {
+    T q = horner<Result>(d.r), e = fma(d.r, q, T(1));
+    if constexpr (sizeof(Result) < sizeof(T)) return {e * d.scale, 0};
+    else return {e * d.scale, fma(d.r, q, T(1) - e) * d.scale};
+}
+
+template <class Result, class T>
+[[gnu::always_inline]] inline Power<T> power(T d, typename Format<T>::Bits bias, T high, T low) {
+    return power<Result>(reduced<Result>(d, bias, high, low));
 }
 
 // exp((x - c) / T) * 2^-K.
@@ -128,8 +142,24 @@ template <class Result, class T>
 
 // exp(x / T), of an element of a tame row.
 template <class Result, class T>
+[[gnu::always_inline]] inline Reduced<T> reduced(T x, Rate<T> rate) {
+    return reduced<Result>(x, std::bit_cast<typename Format<T>::Bits>(T(1)), rate.high, rate.low);
+}
+
+template <class Result, class T>
 [[gnu::always_inline]] inline Power<T> power(T x, Rate<T> rate) {
-    return power<Result>(x, std::bit_cast<typename Format<T>::Bits>(T(1)), rate.high, rate.low);
+    return power<Result>(reduced<Result>(x, rate));
+}
+
+// Loops put their results so: in a loop's body a name for a struct would keep it from vectorising.
+template <class T>
+[[gnu::always_inline]] inline void put(T& r, T& scale, Reduced<T> d) {
+    r = d.r, scale = d.scale;
+}
+
+template <class T>
+[[gnu::always_inline]] inline void put(T& value, T& tail, Power<T> p) {
+    value = p.value, tail = p.tail;
 }
 
 // An unevaluated sum, high + low.

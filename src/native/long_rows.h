@@ -39,7 +39,9 @@ T maximum(const T* x, ptrdiff_t n) {
     ptrdiff_t i = 0;
     for (; i + width <= n; i += width) keep_larger(m, x + i, width);
     for (; i + lanes <= n; i += lanes) keep_larger(m, x + i, lanes);
-    for (; i < n; ++i) keep_larger(m + i % lanes, x + i, 1);
+    if (i < n && n >= lanes) keep_larger(m, x + n - lanes, lanes);  // some of them once more
+    else
+        for (; i < n; ++i) keep_larger(m + i % lanes, x + i, 1);
     fold_maximum<width / 2>(m);
     return m[0];
 }
@@ -99,8 +101,9 @@ Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> r
     return sums.total();
 }
 
-// The sum of exp(x / T) of a tame row; with `y`, the terms are stored there; with `with_largest`, the largest element is
-// found too. It ends early where the row is not tame, which `tame` tells.
+// The sum of exp(x / T) of a tame row; with `y`, the terms are stored there, and with `tails`, which is for rows of one chunk,
+// their tails; with `with_largest`, the largest element is found too. It ends early where the row is not tame, which `tame`
+// tells.
 template <class T, bool with_largest>
 struct TameSum {
     T largest = -std::numeric_limits<T>::infinity();
@@ -108,11 +111,11 @@ struct TameSum {
     bool tame = true;
 
     // Of a row.
-    TameSum(const T* x, T* y, ptrdiff_t n, Rate<T> rate, int threads) {
+    TameSum(const T* x, T* y, ptrdiff_t n, Rate<T> rate, int threads, T* tails = nullptr) {
         std::atomic<bool> go_on = true;
         add_chunks(n, threads,
             [&](ptrdiff_t from, ptrdiff_t length) {
-                return TameSum(x + from, y ? y + from : y, go_on.load(std::memory_order_relaxed) ? length : 0, rate);
+                return TameSum(x + from, y ? y + from : y, tails, go_on.load(std::memory_order_relaxed) ? length : 0, rate);
             },
             [&](const TameSum& part) {
                 accumulate(sum.high, sum.low, part.sum.high, part.sum.low);
@@ -124,21 +127,21 @@ struct TameSum {
 
 private:
     // Of a chunk.
-    TameSum(const T* x, T* y, ptrdiff_t n, Rate<T> rate) {
+    TameSum(const T* x, T* y, T* tails, ptrdiff_t n, Rate<T> rate) {
         Lanes<T> sums;
-        T value[block], tail[block];
+        T values[block], some_tails[block], r[block], scale[block];
         for (ptrdiff_t i = 0; i < n && tame; i += block) {
             ptrdiff_t length = std::min(block, n - i);
-            T* e = y ? y + i : value;
+            T *e = y ? y + i : values, *tail = tails ? tails + i : some_tails;
             Magnitude<T> farthest = 0;
 #pragma omp simd reduction(max : farthest)
             for (ptrdiff_t j = 0; j < length; ++j) {
                 Magnitude<T> far = magnitude(x[i + j]);
                 farthest = far > farthest ? far : farthest;
-                Power<T> p = power<T>(x[i + j], rate);
-                e[j] = p.value;
-                tail[j] = p.tail;
+                put(r[j], scale[j], reduced<T>(x[i + j], rate));
             }
+#pragma omp simd  // a loop of its own: the first keeps fewer operations in flight
+            for (ptrdiff_t j = 0; j < length; ++j) put(e[j], tail[j], power<T>(Reduced<T>{r[j], scale[j]}));
             tame = farthest <= magnitude(rate.tame);
             sums.add(e, tail, length);
             if constexpr (with_largest) {
@@ -184,13 +187,24 @@ inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, Rate<flo
     scale_row(y, n, sum_of_powers<NOTHING>(x, y, n, m, Shift<float>(m, rate), rate, threads), threads);
 }
 
-// Of float64 the powers are computed twice: stored, their rounding would cost another unit in the last place.
+// Of float64 the tails are kept as well, or the powers computed twice: without, it would be another unit in the last place.
 inline void tame_chunk(const double* x, double* y, ptrdiff_t n, Rate<double> rate, Scale<double> scale) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power<double>(x[i], rate), scale);
 }
 
+[[gnu::always_inline]] inline void scale_with_tails(double* y, const double* tail, ptrdiff_t n, Scale<double> scale) {
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<double>{y[i], tail[i]}, scale);
+}
+
 inline bool tame_softmax_row(const double* x, double* y, ptrdiff_t n, Rate<double> rate, int threads) {
+    if (x != y && n <= chunk) {
+        double tails[chunk];
+        TameSum<double, false> row(x, y, n, rate, 1, tails);
+        if (row.tame) scale_with_tails(y, tails, n, Scale<double>(reciprocal(row.sum)));
+        return row.tame;
+    }
     TameSum<double, false> row(x, nullptr, n, rate, threads);
     if (!row.tame) return false;
     Scale<double> scale(reciprocal(row.sum));

@@ -44,8 +44,10 @@ struct ShortRows {
             Work v = x[i];
             Magnitude<Work> far = magnitude(v);
             farthest = far > farthest ? far : farthest;
-            store(i, power<T>(v, rate));
+            put(e[i], tail[i], reduced<T>(v, rate));
         }
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < size; ++i) put(e[i], tail[i], power<T>(Reduced<Work>{e[i], tail[i]}));
         return farthest <= magnitude(rate.tame);
     }
 
@@ -84,7 +86,8 @@ struct ShortRows {
         if constexpr (!is_short)
             for (ptrdiff_t r = 0; r < rows; ++r) {
                 if (high[r] < unknown) continue;
-                Pair log = log_of_rest(x + r * n, n, max[r], rate, 1);
+                Sum s = others(r * n, x + r * n, n, max[r]);
+                Pair log = log_of<T>(s.sum, s.equal, power<T>(static_cast<Work>(max[r]), rate));
                 high[r] = log.high, low[r] = log.low;
             }
     }
@@ -108,6 +111,17 @@ private:
         double equal;
     };
     Sum others(ptrdiff_t at, const T* x, ptrdiff_t n, T m) const {
+        if constexpr (!is_short) {
+            Work some[block], tails[block];
+#pragma omp simd
+            for (ptrdiff_t j = 0; j < n; ++j) {
+                some[j] = x[j] == m ? 0 : e[at + j];
+                tails[j] = x[j] == m ? 0 : tail[at + j];
+            }
+            Lanes<Work> sums;
+            sums.add(some, tails, n);
+            return {sums.total(), static_cast<double>(count_equal(x, n, m))};
+        }
         using Bits = typename Format<T>::Bits;
         uint64_t equal = 0;
         auto add = [&](Pair& sum, ptrdiff_t j) {
