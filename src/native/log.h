@@ -41,7 +41,8 @@ template <class Result>
 template <class Result, class T>
 [[gnu::always_inline]] inline Pair log_of(Pair others, double equal, Power<T> largest) {
     if constexpr (sizeof(Result) == 4) {
-        return log1p_of<Result>(others.high / (largest.value + static_cast<double>(largest.tail)) + (equal - 1), 0);
+        double rest = (others.high + others.low) / (largest.value + static_cast<double>(largest.tail));
+        return log1p_of<Result>(rest + (equal - 1), 0);
     } else {
         double e = largest.value, q = others.high / e;
         double low = (fma(-q, e, others.high) + (others.low - q * largest.tail)) / e, rest = equal - 1;
