@@ -147,7 +147,7 @@ struct Columns {
             T* to = y + j * after;
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c)
-                to[c] = static_cast<T>(log_probability<Work>(row[c], largest[c], inverse, log[c]));
+                to[c] = static_cast<T>(log_probability<T, Work>(row[c], largest[c], inverse, log[c]));
         }
     }
 };

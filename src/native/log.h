@@ -90,8 +90,9 @@ struct Inverse {
 };
 
 // (x - m) / T - log: both terms have one sign, nothing cancels.
-template <class T>
-[[gnu::always_inline]] inline T log_probability(T x, T m, const Inverse<T>& inverse, T log) {
+template <class Result, class T>
+[[gnu::always_inline]] inline T log_probability(T x, T m, Inverse<T> inverse, T log) {
+    if constexpr (sizeof(Result) < sizeof(T)) return fma(x - m, inverse.half * inverse.high, -log);  // cannot overflow
     T d = fma(x, inverse.half, -m * inverse.half);
     T quotient = d * inverse.high;
     T y = fma(d, inverse.high, fma(d, inverse.low, -log));

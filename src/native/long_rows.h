@@ -283,7 +283,7 @@ Pair log_of_rest(const T* x, ptrdiff_t n, T m, Rate<T> rate, int threads) {
 template <class T>
 void log_softmax_chunk(const T* x, T* y, ptrdiff_t n, T m, Inverse<T> inverse, T log) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = log_probability(x[i], m, inverse, log);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = log_probability<T>(x[i], m, inverse, log);
 }
 
 template <class T>

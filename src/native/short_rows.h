@@ -23,7 +23,7 @@ T short_maximum(const T* x, ptrdiff_t n) {
 template <class T, class Work>
 void short_log_softmax(const T* x, T* y, ptrdiff_t n, Work m, Inverse<Work> inverse, Work log) {
 #pragma omp simd
-    for (ptrdiff_t j = 0; j < n; ++j) y[j] = static_cast<T>(log_probability<Work>(x[j], m, inverse, log));
+    for (ptrdiff_t j = 0; j < n; ++j) y[j] = static_cast<T>(log_probability<T, Work>(x[j], m, inverse, log));
 }
 
 template <class T, bool is_short>
