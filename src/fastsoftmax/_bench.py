@@ -197,8 +197,11 @@ def calls(case: Case) -> dict[str, Call]:
     return found
 
 
-def medians(calls: dict[str, Call], rounds: int) -> dict[str, float]:
-    """Seconds a call, the calls taking turns; short ones are repeated to fill about 2 ms."""
+def medians(calls: dict[str, Call], rounds: int, pause: float = 0) -> dict[str, float]:
+    """Seconds a call, the calls taking turns; short ones are repeated to fill about 2 ms.
+
+    A pause before each lets the threads of the last one, which still spin, go to sleep.
+    """
     repeats: dict[str, int] = {}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for name, call in calls.items():
@@ -208,6 +211,7 @@ def medians(calls: dict[str, Call], rounds: int) -> dict[str, float]:
         repeats[name] = max(1, int(0.002 / max(time.perf_counter() - start, 1e-7)))
     for _ in range(rounds):
         for name, call in calls.items():
+            time.sleep(pause)
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()
@@ -242,7 +246,7 @@ def measure(
     """Of each shape, its elements and the medians of all contenders."""
     for shape in shapes:
         case = make_case(shape, function, dtype, axis, threads)
-        seconds = medians(calls(case), rounds)
+        seconds = medians(calls(case), rounds, 0.02 * (threads > 1))
         n = int(shape.split("x")[1])
         yield {"shape": shape, "elements": case.x.size, "n": n, "seconds": seconds}
 

@@ -86,14 +86,14 @@ bool in_threads(Kernel kernel, Rows rows, int threads, npy_intp scratch) {
     }
     bool invalid = false;
 #ifdef _OPENMP
-#pragma omp parallel num_threads(threads) reduction(|| : invalid)
-    {
-        npy_intp i = omp_get_thread_num(), team = omp_get_num_threads();
+    npy_intp pieces = std::min<npy_intp>(8 * threads, units);  // several each: another program may have one of the cores
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) reduction(|| : invalid)
+    for (npy_intp i = 0; i < pieces; ++i) {
         Rows part = rows;
-        part.first = units * i / team * unit;
-        part.count = (i + 1 == team ? rows.count : units * (i + 1) / team * unit) - part.first;
-        if (rows.scratch) part.scratch = static_cast<char*>(rows.scratch) + i * scratch;
-        invalid = kernel(part);
+        part.first = units * i / pieces * unit;
+        part.count = (i + 1 == pieces ? rows.count : units * (i + 1) / pieces * unit) - part.first;
+        if (rows.scratch) part.scratch = static_cast<char*>(rows.scratch) + omp_get_thread_num() * scratch;
+        invalid = kernel(part) || invalid;
     }
 #endif
     return invalid;
@@ -146,6 +146,13 @@ PyObject* computed(Function function, PyArrayObject* x, Rows rows, PyObject* out
     return y && ndim == 0 && out == Py_None ? PyArray_Return(array) : y;
 }
 
+// A temperature that is a number of Python's (or NumPy's float64); 0 for anything else, which others look at.
+double to_temperature(PyObject* temperature) {
+    if (PyFloat_Check(temperature)) return PyFloat_AS_DOUBLE(temperature);
+    int overflow;
+    return PyLong_CheckExact(temperature) ? static_cast<double>(PyLong_AsLongAndOverflow(temperature, &overflow)) : 0;
+}
+
 // The axis of x that an argument names; -1 where it does not, or it is none that we take directly.
 int to_axis(PyObject* axis, PyArrayObject* x) {
     int overflow, ndim = PyArray_NDIM(x);
@@ -162,8 +169,8 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 6) return PyErr_Format(PyExc_TypeError, "6 arguments expected, not %zd", count);
     PyObject *where = args[2], *temperature = args[3], *out = args[4], *dtype = args[5];
     auto x = reinterpret_cast<PyArrayObject*>(args[0]);
-    if (!PyArray_CheckExact(args[0]) || !is_rows(x) || dtype != Py_None || !PyFloat_CheckExact(temperature)) Py_RETURN_NONE;
-    double t = PyFloat_AS_DOUBLE(temperature);
+    if (!PyArray_CheckExact(args[0]) || !is_rows(x) || dtype != Py_None) Py_RETURN_NONE;
+    double t = to_temperature(temperature);
     int axis = to_axis(args[1], x), ndim = PyArray_NDIM(x);
     if (!(t > 0x1p-60 && t < 0x1p60) || axis < 0) Py_RETURN_NONE;
     npy_intp n = PyArray_DIM(x, axis), after = 1, dims[NPY_MAXDIMS];

@@ -15,7 +15,7 @@ void each(ptrdiff_t n, int threads, Work work) {
         for (ptrdiff_t i = 0; i < n; ++i) work(i);
         return;
     }
-#pragma omp parallel for num_threads(threads)
+#pragma omp parallel for schedule(dynamic, 16) num_threads(threads)
     for (ptrdiff_t i = 0; i < n; ++i) work(i);
 }
 
@@ -26,7 +26,7 @@ void each_chunk(ptrdiff_t n, int threads, Work work) {
         for (ptrdiff_t from = 0; from < n; from += chunk) work(from, std::min(chunk, n - from));
         return;
     }
-#pragma omp parallel for schedule(static, 1) num_threads(threads)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (ptrdiff_t from = 0; from < n; from += chunk) work(from, std::min(chunk, n - from));
 }
 
@@ -37,7 +37,7 @@ void add_chunks(ptrdiff_t n, int threads, Part part, Add add) {
         for (ptrdiff_t from = 0; from < n; from += chunk) add(part(from, std::min(chunk, n - from)));
         return;
     }
-#pragma omp parallel for ordered schedule(static, 1) num_threads(threads)
+#pragma omp parallel for ordered schedule(dynamic, 1) num_threads(threads)
     for (ptrdiff_t from = 0; from < n; from += chunk) {
         auto result = part(from, std::min(chunk, n - from));
 #pragma omp ordered
