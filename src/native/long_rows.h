@@ -61,6 +61,14 @@ struct Lanes {
         }
         for (; i < n; ++i) add(i % lanes, e[i], tail[i]);
     }
+    // The same where 15 more elements, which do not count, can be read: a scalar end would keep the next loads waiting.
+    void add_padded(const T* e, const T* tail, ptrdiff_t n) {
+        ptrdiff_t whole = n / lanes * lanes;
+        add(e, tail, whole);
+        e += whole, tail += whole, n -= whole;
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) add(l, l < n ? e[l] : 0, l < n ? tail[l] : 0);
+    }
     template <ptrdiff_t half = lanes / 2>
     Pair total() {
 #pragma omp simd

@@ -30,7 +30,7 @@ template <class T, bool is_short>
 struct ShortRows {
     using Work = std::conditional_t<is_short, double, T>;
     static constexpr bool wider = sizeof(T) < sizeof(Work);  // than the result: no tails are needed
-    Work e[block], tail[block];
+    Work e[block + lanes], tail[block + lanes];
     T max[block];  // of each row, and its logarithm
     double high[block], low[block], equal[block];
 
@@ -136,7 +136,7 @@ private:
     Pair sum(ptrdiff_t at, ptrdiff_t n) const {
         if constexpr (!is_short) {
             Lanes<Work> sums;
-            sums.add(e + at, tail + at, n);
+            sums.add_padded(e + at, tail + at, n);
             return sums.total();
         }
         return in_turn(n, [&](Pair& sum, ptrdiff_t j) {
