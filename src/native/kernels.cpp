@@ -2,7 +2,6 @@
 #include "kernels.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "columns.h"
 #include "derivatives.h"
@@ -211,8 +210,12 @@ bool rows_where(const Rows& r) {
         auto y = static_cast<T*>(r.y) + i * (reduces ? 1 : r.n);
         auto keep = r.where + i * r.n;
         auto kept = reduces ? static_cast<T*>(r.scratch) : y;
-        for (ptrdiff_t j = 0; j < r.n; ++j) kept[j] = keep[j] ? x[j] : minus_inf;
-        if (!std::memchr(keep, true, r.n)) {
+        bool any = false;
+        for (ptrdiff_t j = 0; j < r.n; ++j) {
+            any |= keep[j];
+            kept[j] = keep[j] ? x[j] : minus_inf;
+        }
+        if (!any) {
             if (reduces) *y = minus_inf;
         } else {
             Rows row{kept, y, 1, r.n, r.temperature + i * r.temperature_stride};

@@ -1,13 +1,13 @@
 // Rows too short to be worth loops of their own: the powers of a block of them in one loop, then row by row.
 //
-// The shortest are computed in double, each sum one term after the other; the others in T, with the sums of long rows.
+// The shortest are computed in double, each sum in four parts; the others in T, with the sums of long rows.
 // In a block that is not tame, and with a temperature for each row, every row has its own loop; the bits are the same.
 #pragma once
 #include "long_rows.h"
 
 namespace {
 
-// Longer rows go one by one; of float64 that computes their powers twice, and is put off.
+// Longer rows go one by one.
 constexpr ptrdiff_t short_row = 63;
 template <class T>
 constexpr ptrdiff_t middle_row = sizeof(T) == 8 ? block : block / 2;
