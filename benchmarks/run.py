@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fastsoftmax import _bench
-from fastsoftmax.__main__ import DTYPES, FUNCTIONS
+from fastsoftmax.__main__ import add_bench_options
 
 LENGTHS = [2, 3, 5, 10, 17, 33, 50, 100, 257, 1000, 4096, 32000, 131072, 4194304]
 SMALL = ["1x10", "1x1000", "64x10", "1000x100"]
@@ -64,11 +64,7 @@ def draw(path: Path, title: str, cells: list[dict[str, Any]]) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measures speed, as ratios.")
-    parser.add_argument("shapes", metavar="ROWSxN", nargs="*", help="default: the grid")
-    parser.add_argument("--function", choices=FUNCTIONS, default="softmax")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--axis", type=int, choices=[-1, 0, 1], default=-1)
-    parser.add_argument("--threads", type=int, default=1)
+    add_bench_options(parser)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--plot", metavar="FILE", type=Path)
@@ -78,13 +74,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     _bench.with_threads(options.threads)
+    shapes = options.shapes or grid(options.function, options.dtype)
     what = (options.function, options.dtype, options.axis, options.threads, options.rounds)
-    title = _bench.title(*what)
-    print(f"{title}\n\n{_bench.HEADER}")
-    cells = []
-    for cell in _bench.measure(options.shapes or grid(options.function, options.dtype), *what):
-        cells.append(cell)
-        print(_bench.row_of(cell), flush=True)
+    title, cells = _bench.report(shapes, *what)
     if options.json:
         options.json.write_text(json.dumps({"title": title, "cells": cells}, indent=1))
     if options.plot:

@@ -69,16 +69,21 @@ def _parser() -> argparse.ArgumentParser:
     apply.set_defaults(run=_apply)
 
     bench = commands.add_parser("bench", help="speed on this machine, beside a copy and the peers")
-    bench.add_argument("shapes", metavar="ROWSxN", nargs="*", type=_shape, help="such as 8192x1000")
-    bench.add_argument("--function", choices=FUNCTIONS, default="softmax", help="default: softmax")
-    bench.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
-    bench.add_argument("--axis", type=int, choices=[-1, 0, 1], default=-1, help="1: a middle one")
-    bench.add_argument("--threads", type=int, default=1, help="default: 1")
+    add_bench_options(bench)
     bench.set_defaults(run=_bench)
 
     info = commands.add_parser("info", help="version and instruction sets")
     info.set_defaults(run=_info)
     return parser
+
+
+def add_bench_options(parser: argparse.ArgumentParser) -> None:
+    """What is measured: for this command and for benchmarks/run.py."""
+    parser.add_argument("shapes", metavar="ROWSxN", nargs="*", type=_shape, help="8192x1000, ...")
+    parser.add_argument("--function", choices=FUNCTIONS, default="softmax", help="default: softmax")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    parser.add_argument("--axis", type=int, choices=[-1, 0, 1], default=-1, help="1: a middle one")
+    parser.add_argument("--threads", type=int, default=1, help="default: 1")
 
 
 def _shape(text: str) -> str:
@@ -94,12 +99,9 @@ def _bench(options: argparse.Namespace) -> None:
     if options.threads < 1:
         raise ValueError("--threads must be at least 1")
     bench.with_threads(options.threads)
-    what = (options.function, options.dtype, options.axis, options.threads, 5)
-    print(f"{bench.title(*what)}\n\n{bench.HEADER}", flush=True)
     jacobian = options.function == "softmax_jacobian"
     shapes = options.shapes or (bench.SHORT_JACOBIANS if jacobian else bench.SHORT_FORM)
-    for cell in bench.measure(shapes, *what):
-        print(bench.row_of(cell), flush=True)
+    bench.report(shapes, options.function, options.dtype, options.axis, options.threads, 5)
 
 
 def _info(_: argparse.Namespace) -> None:

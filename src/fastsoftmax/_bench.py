@@ -43,34 +43,36 @@ class Case:
         return (self.x,) if self.g is None else (self.x, self.g)
 
 
-def numpy_functions(name: str) -> Callable[..., Any]:
-    """The formula, as written by hand; the functions of JAX too, from its own NumPy."""
+class Formulas:
+    """What is written by hand in NumPy."""
 
+    @staticmethod
     def softmax(x: Array, axis: int, out: Array) -> Array:
         np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
         np.exp(out, out=out)
         return np.divide(out, out.sum(axis=axis, keepdims=True), out=out)
 
+    @staticmethod
     def log_softmax(x: Array, axis: int, out: Array) -> Array:
         np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
         return np.subtract(out, np.log(np.exp(out).sum(axis=axis, keepdims=True)), out=out)
 
+    @staticmethod
     def logsumexp(x: Array, axis: int, out: Array) -> Array:
         m = x.max(axis=axis, keepdims=True)
         return np.add(np.log(np.exp(x - m).sum(axis=axis)), m.squeeze(axis), out=out)
 
+    @staticmethod
     def softmax_vjp(p: Array, g: Array, axis: int, out: Array) -> Array:
         np.subtract(g, (p * g).sum(axis=axis, keepdims=True), out=out)
         return np.multiply(out, p, out=out)
 
+    @staticmethod
     def softmax_jacobian(p: Array, axis: int, out: Array) -> Array:
         np.multiply(p[..., :, None], -p[..., None, :], out=out)
         diagonal = np.einsum("...ii->...i", out)
         diagonal += p
         return out
-
-    function: Callable[..., Any] = locals()[name]
-    return function
 
 
 def ours(case: Case) -> Call:
@@ -79,7 +81,7 @@ def ours(case: Case) -> Call:
 
 
 def numpy(case: Case) -> Call:
-    call = numpy_functions(case.function)
+    call = getattr(Formulas, case.function)
     return lambda: call(*case.inputs, case.axis, case.out)
 
 
@@ -257,6 +259,19 @@ def title(function: str, dtype: str, axis: int, threads: int, rounds: int) -> st
         f"{function} along axis {axis}, {dtype}, {threads} thread{'s' * (threads > 1)}, {isa}, "
         f"NumPy {np.__version__}; medians of {rounds}"
     )
+
+
+def report(
+    shapes: list[str], function: str, dtype: str, axis: int, threads: int, rounds: int
+) -> tuple[str, list[dict[str, Any]]]:
+    """Prints the table as it grows; returns its title and cells."""
+    what = (function, dtype, axis, threads, rounds)
+    heading, cells = title(*what), []
+    print(f"{heading}\n\n{HEADER}", flush=True)
+    for cell in measure(shapes, *what):
+        cells.append(cell)
+        print(row_of(cell), flush=True)
+    return heading, cells
 
 
 def row_of(cell: dict[str, Any]) -> str:

@@ -87,12 +87,9 @@ void vjp_chunk(const T* p, const T* g, T* y, ptrdiff_t n, double g_k, double s) 
 template <class T>
 void vjp_row(const T* p, const T* g, T* y, ptrdiff_t n, int threads) {
     double g_k = g[largest(p, n)];
-    Pair sum{0, 0};
-    if (n <= chunk) sum = sum_of_products(p, g, n, g_k);
-    else
-        add_chunks(n, threads,
-            [=](ptrdiff_t from, ptrdiff_t length) { return sum_of_products(p + from, g + from, length, g_k); },
-            [&](Pair part) { accumulate(sum.high, sum.low, part.high, part.low); });
+    Pair sum = sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        return sum_of_products(p + from, g + from, length, g_k);
+    });
     double s = sum.high + sum.low;
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         vjp_chunk(p + from, g + from, y + from, length, g_k, s);

@@ -130,14 +130,9 @@ template <class Result, class T>
 
 // exp((x - c) / T) * 2^-K.
 template <class Result, class T>
-[[gnu::always_inline]] inline Power<T> power(T x, T c, T limit, typename Format<T>::Bits bias, T high, T low) {
-    T d = x - c;
-    return power<Result>(d < limit ? limit : d, bias, high, low);  // NaN stays
-}
-
-template <class Result, class T>
 [[gnu::always_inline]] inline Power<T> power(T x, Shift<T> s, Rate<T> rate) {
-    return power<Result>(x, s.c, s.limit, s.bias, rate.high, rate.low);
+    T d = x - s.c;
+    return power<Result>(d < s.limit ? s.limit : d, s.bias, rate.high, rate.low);  // NaN stays
 }
 
 // exp(x / T), of an element of a tame row.
@@ -192,7 +187,6 @@ inline Pair reciprocal(Pair sum) {
 template <class T>
 struct Scale {
     T high, low;
-    Scale(T high, T low) : high(high), low(low) {}
     explicit Scale(Pair by) : high(static_cast<T>(by.high)), low(static_cast<T>((by.high - high) + by.low)) {}
 };
 

@@ -80,7 +80,6 @@ inline double rounded(Pair log) { return log.high + log.low; }
 template <class T>
 struct Inverse {
     T half, high, low;
-    Inverse(T half, T high, T low) : half(half), high(high), low(low) {}
     explicit Inverse(double temperature) {
         half = temperature < 1 ? T(1) : T(0.5);
         double h = 1 / (half * temperature);

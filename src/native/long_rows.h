@@ -17,12 +17,6 @@ template <class T>
     for (ptrdiff_t l = 0; l < n; ++l) m[l] = x[l] > m[l] ? x[l] : m[l];
 }
 
-template <class T>
-void keep_smaller(T* m, const T* x, ptrdiff_t n) {
-#pragma omp simd
-    for (ptrdiff_t l = 0; l < n; ++l) m[l] = x[l] < m[l] ? x[l] : m[l];
-}
-
 // The largest of 2 * half elements, in m[0]: a template, since a loop over `half` stays one and is slow.
 template <ptrdiff_t half, class T>
 [[gnu::always_inline]] inline void fold_maximum(T* m) {
@@ -44,6 +38,15 @@ T maximum(const T* x, ptrdiff_t n) {
         for (; i < n; ++i) keep_larger(m + i % lanes, x + i, 1);
     fold_maximum<width / 2>(m);
     return m[0];
+}
+
+// The sum of the sums part(from, length) of the chunks of n elements.
+template <class Part>
+Pair sum_chunks(ptrdiff_t n, int threads, Part part) {
+    if (n <= chunk) return part(ptrdiff_t{0}, n);
+    Pair sum{0, 0};
+    add_chunks(n, threads, part, [&](Pair p) { accumulate(sum.high, sum.low, p.high, p.low); });
+    return sum;
 }
 
 // A sum in lanes, see add_term.
@@ -163,13 +166,9 @@ private:
 
 template <Leave leave, class T>
 Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate, int threads) {
-    Pair sum{0, 0};
-    add_chunks(n, threads,
-        [=](ptrdiff_t from, ptrdiff_t length) {
-            return sum_of_powers<leave>(x + from, y ? y + from : y, length, m, shift, rate);
-        },
-        [&](Pair part) { accumulate(sum.high, sum.low, part.high, part.low); });
-    return sum;
+    return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        return sum_of_powers<leave>(x + from, y ? y + from : y, length, m, shift, rate);
+    });
 }
 
 // Of float32 the powers are stored in y, without their tails. (A function of its own for each chunk, not a lambda: what
