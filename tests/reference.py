@@ -267,27 +267,88 @@ def logsumexp(x: ArrayLike, axis: Axis = -1, *, where: Any = None, keepdims: boo
     return everything(x, axis, where=where, keepdims=keepdims)[2]
 
 
-def jacobian(x: ArrayLike, axis: Axis = -1) -> Exact:
-    """J[..., i, j] = p[i] * ((i == j) - p[j]), with 1 - p[i] as the sum of the others."""
+def jacobian(x: ArrayLike, axis: Axis = -1, function: str = "softmax") -> Exact:
+    """J[..., i, j] = p[i] * ((i == j) - p[j]), with 1 - p[i] as the sum of the others.
+
+    Of log_softmax, J[..., i, j] = (i == j) - p[j].
+    """
     rows = rows_of(np.asarray(x), axis)
     count, n = rows.x.shape
     entries = []
     for row in range(count):
         p = _row(to_mp(rows.x[row]), [True] * n, CONTEXT.mpf(1))[0]
         others = [CONTEXT.fsum(p[j] for j in range(n) if j != i) for i in range(n)]
-        entries += [
-            p[i] * others[i] if i == j else -p[i] * p[j] for i in range(n) for j in range(n)
-        ]
+        left = p if function == "softmax" else [1] * n
+        entries += [left[i] * (others[i] if i == j else -p[j]) for i in range(n) for j in range(n)]
     return from_mp(entries, (*rows.batch, n, n))
 
 
-def vjp(x: ArrayLike, grad: ArrayLike, axis: Axis = -1) -> Exact:
-    """grad[..., j] * J[..., j, i] summed over j, as p[i] * sum of p[j] * (grad[i] - grad[j])."""
-    rows, gradients = rows_of(np.asarray(x), axis), rows_of(np.asarray(grad), axis)
+def _softmax_vjp(p: list[Any], k: int, v: list[Any]) -> list[Any]:
+    return [a * b for a, b in zip(p, _log_softmax_jvp(p, k, v), strict=True)]
+
+
+def _log_softmax_jvp(p: list[Any], k: int, v: list[Any]) -> list[Any]:
+    h = [a - v[k] for a in v]
+    mean = CONTEXT.fdot(p, h)
+    return [a - mean for a in h]
+
+
+def _log_softmax_vjp(p: list[Any], k: int, v: list[Any]) -> list[Any]:
+    others = CONTEXT.fsum(a for i, a in enumerate(p) if i != k)
+    total = CONTEXT.fsum(v)
+    y = [b - a * total for a, b in zip(p, v, strict=True)]
+    y[k] = others * v[k] - p[k] * CONTEXT.fsum(b for i, b in enumerate(v) if i != k)
+    return y
+
+
+def _softmax_vjp_derivative(p: list[Any], k: int, v: list[Any], u: list[Any]) -> list[Any]:
+    a, b = _log_softmax_jvp(p, k, v), _log_softmax_jvp(p, k, u)
+    covariance = CONTEXT.fsum(w * s * t for w, s, t in zip(p, a, b, strict=True))
+    return [w * (s * t - covariance) for w, s, t in zip(p, a, b, strict=True)]
+
+
+PRODUCTS = {
+    "softmax_vjp": _softmax_vjp,
+    "softmax_jvp": _softmax_vjp,
+    "softmax_vjp_derivative": _softmax_vjp_derivative,
+    "log_softmax_vjp": _log_softmax_vjp,
+    "log_softmax_jvp": _log_softmax_jvp,
+}
+
+
+def product(name: str, x: ArrayLike, *vectors: ArrayLike, axis: Axis = -1) -> Exact:
+    """The derivative called `name` at logits x, times one vector or two of the shape of x."""
+    rows = rows_of(np.asarray(x), axis)
+    others = [rows_of(np.asarray(v), axis).x for v in vectors]
     count, n = rows.x.shape
     entries = []
     for row in range(count):
-        p = _row(to_mp(rows.x[row]), [True] * n, CONTEXT.mpf(1))[0]
-        g = to_mp(gradients.x[row])
-        entries += [p[i] * CONTEXT.fsum(p[j] * (g[i] - g[j]) for j in range(n)) for i in range(n)]
+        values = to_mp(rows.x[row])
+        p = _row(values, [True] * n, CONTEXT.mpf(1))[0]
+        k = max(range(n), key=lambda i: values[i]) if n else 0
+        entries += PRODUCTS[name](p, k, *(to_mp(v[row]) for v in others)) if n else []
     return rows.back(from_mp(entries, (count, n)))
+
+
+def product_scale(name: str, x: ArrayLike, *vectors: ArrayLike, axis: Axis = -1) -> Array:
+    """The size of what is added up in `product`, as longdouble: its conditioning."""
+    p, back = everything(x, axis)[0], rows_of(np.asarray(x), axis)
+    p, others = rows_of(p.approximate(), axis).x, [rows_of(widen(v), axis).x for v in vectors]
+    if not p.size:
+        return np.zeros(np.shape(x), WIDE)
+    top = back.x.argmax(axis=1)[:, None]
+    h = [np.abs(v - np.take_along_axis(v, top, axis=1)) for v in others]
+    mean = [(p * a).sum(axis=1, keepdims=True) for a in h]
+    if name in ("softmax_vjp", "softmax_jvp"):
+        scale = p * (h[0] + mean[0])
+    elif name == "log_softmax_jvp":
+        scale = h[0] + mean[0]
+    elif name == "log_softmax_vjp":
+        v = np.abs(others[0])
+        less = np.where(np.arange(p.shape[1]) == top, 0, p).sum(axis=1, keepdims=True)
+        less = np.where(np.arange(p.shape[1]) == top, less, 1 - p)
+        scale = less * v + p * (v.sum(axis=1, keepdims=True) - v)
+    else:
+        product = (p * h[0] * h[1]).sum(axis=1, keepdims=True)
+        scale = p * ((h[0] + mean[0]) * (h[1] + mean[1]) + product + mean[0] * mean[1])
+    return back.back(from_wide(scale)).approximate()

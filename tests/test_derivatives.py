@@ -1,4 +1,4 @@
-"""softmax_vjp and softmax_jacobian: no digits lost to probabilities near 1."""
+"""The derivatives as functions: no digits lost to probabilities near 1, whatever the arguments."""
 
 from __future__ import annotations
 
@@ -8,42 +8,93 @@ import numpy as np
 import pytest
 import reference
 from helpers import assert_same_bits, cast, every_float, record_error
-from reference import Array, rows_of, ulp_error, widen
+from reference import PRODUCTS, Array, rows_of, ulp_error, widen
 from test_layer import assert_jacobian, assert_vjp, spacing
 
 import fastsoftmax as fsm
 
 FLOATS = [np.float32, np.float64]
 every_precision = pytest.mark.parametrize("dtype", FLOATS)
+every_product = pytest.mark.parametrize("name", PRODUCTS)
+JACOBIANS = {"softmax": fsm.softmax_jacobian, "log_softmax": fsm.log_softmax_jacobian}
+every_jacobian = pytest.mark.parametrize("name", JACOBIANS)
+LARGEST_GAP = {np.float32: 80, np.float64: 600}
 
 
-def gaps(dtype: type) -> Array:
-    """Rows with one logit 0 to 80 above the others."""
-    gap = np.linspace(0, 80, 161)
-    return np.stack([gap, 0 * gap, 0 * gap - 0.7, gap / 2], axis=1).astype(dtype)
+def vectors(name: str, shape: Any, rng: np.random.Generator, offset: float = 0) -> list[Array]:
+    """What the derivative called `name` multiplies."""
+    count = 2 if name == "softmax_vjp_derivative" else 1
+    return [offset + rng.standard_normal(shape) for _ in range(count)]
 
 
+def logits(dtype: type, n: int, rng: np.random.Generator) -> Array:
+    """Rows with one logit 0 to 80 (600) above the others, which are near each other, or are not."""
+    gap = np.append(np.arange(0, 20, 2), np.linspace(20, LARGEST_GAP[dtype], 7))
+    near, far = rng.standard_normal((2, len(gap), n))
+    near[:, -1] = near[:, :-1].max(axis=1) + gap
+    far *= (gap / np.ptp(far, axis=1))[:, None]
+    return np.concatenate([near, far]).astype(dtype)
+
+
+@every_jacobian
 @every_precision
-def test_jacobian_at_every_gap(dtype: type) -> None:
-    x = gaps(dtype)
-    got = fsm.softmax_jacobian(fsm.softmax(x))
-    errors = ulp_error(got, reference.jacobian(x), dtype)
-    record_error("softmax_jacobian", dtype, errors)
+@pytest.mark.parametrize("n", [2, 3, 4, 10, 40])
+def test_jacobian_at_every_gap(name: str, dtype: type, n: int, rng: np.random.Generator) -> None:
+    x = logits(dtype, n, rng)
+    got = JACOBIANS[name](fsm.softmax(x))
+    errors = ulp_error(got, reference.jacobian(x, function=name), dtype)
+    record_error(f"{name}_jacobian", dtype, errors)
     assert errors.max() <= 5
-    assert_same_bits(got, got.swapaxes(-1, -2))
+    if name == "softmax":
+        assert_same_bits(got, got.swapaxes(-1, -2))
+        largest = np.abs(got).max(axis=-1)
+        left = np.abs(widen(got).sum(axis=-1)) / spacing(largest, np.dtype(dtype))
+        assert left.max() <= 4
 
 
 @every_precision
-def test_vjp_at_every_gap(dtype: type, rng: np.random.Generator) -> None:
-    x = gaps(dtype)
+@pytest.mark.parametrize("n", [100, 1000, 3000])
+def test_rows_of_long_jacobians_sum_to_zero(dtype: type, n: int, rng: np.random.Generator) -> None:
+    for x in logits(dtype, n, rng)[::5]:
+        got = fsm.softmax_jacobian(fsm.softmax(x))
+        largest = np.abs(got).max(axis=-1)
+        left = np.abs(got.sum(axis=-1, dtype=np.longdouble)) / spacing(largest, np.dtype(dtype))
+        assert left.max() <= 4
+
+
+@every_product
+@every_precision
+@pytest.mark.parametrize("n", [2, 3, 10, 63, 64, 300])
+def test_products_at_every_gap(name: str, dtype: type, n: int, rng: np.random.Generator) -> None:
+    x = logits(dtype, n, rng)
     for offset in (0, 1e4):
-        g = (offset + rng.standard_normal(x.shape)).astype(dtype)
-        got = fsm.softmax_vjp(fsm.softmax(x), g)
-        assert_vjp(got, x, g)
-    one = np.array([0, 1, 0, 0], dtype)  # by far not the largest p: the derivative of p[1]
-    got = fsm.softmax_vjp(fsm.softmax(x), np.broadcast_to(one, x.shape))
-    assert (got[-1, :2] != 0).all()
+        v = [a.astype(dtype) for a in vectors(name, x.shape, rng, offset)]
+        assert_vjp(getattr(fsm, name)(fsm.softmax(x), *v), x, *v, name=name)
+
+
+@every_product
+@every_precision
+@pytest.mark.parametrize("n", [5_000, 100_000])
+@pytest.mark.exhaustive
+def test_products_of_long_rows_at_every_gap(
+    name: str, dtype: type, n: int, rng: np.random.Generator
+) -> None:
+    x = logits(dtype, n, rng)[:: 1 if n == 5_000 else 7]
+    v = [a.astype(dtype) for a in vectors(name, x.shape, rng)]
+    assert_vjp(getattr(fsm, name)(fsm.softmax(x), *v), x, *v, name=name)
+
+
+@every_precision
+def test_derivatives_far_from_the_largest(dtype: type) -> None:
+    """The derivative of one p that is by far not the largest."""
+    x = np.array([[80, 0, 0, -0.7]], dtype)
+    one = np.array([[0, 1, 0, 0]], dtype)
+    got = fsm.softmax_vjp(fsm.softmax(x), one)
+    assert (got[0, :2] != 0).all()
     np.testing.assert_allclose(got, fsm.softmax_jacobian(fsm.softmax(x))[:, 1], rtol=2e-6)
+    got = fsm.log_softmax_vjp(fsm.softmax(x), np.array([[-1, 0, 0, 0]], dtype))
+    np.testing.assert_allclose(got[0, 0], -got[0, 1:].sum(), rtol=2e-6)
+    assert got[0, 0] < 0
 
 
 @every_precision
@@ -73,56 +124,111 @@ def test_jacobian_is_symmetric_to_the_bit(dtype: type, rng: np.random.Generator)
 @pytest.mark.parametrize("axis", [-1, 0, 1, (0, 2), None], ids=str)
 def test_axes(axis: Any, dtype: np.dtype, rng: np.random.Generator) -> None:
     x = cast(rng.standard_normal((3, 4, 2)), dtype)
-    g = cast(rng.standard_normal((3, 4, 2)), dtype)
     p = fsm.softmax(x, axis)
     for layout in (p, np.asfortranarray(p), p[::-1][::-1]):
-        assert_vjp(fsm.softmax_vjp(layout, g, axis), x, g, axis)
-        got = fsm.softmax_jacobian(layout, axis)
-        assert got.shape == (*rows_of(x, axis).batch, *2 * rows_of(x, axis).x.shape[-1:])
-        assert_jacobian(got, reference.jacobian(x, axis))
+        for name in PRODUCTS:
+            v = [cast(a, dtype) for a in vectors(name, x.shape, rng)]
+            assert_vjp(getattr(fsm, name)(layout, *v, axis), x, *v, axis=axis, name=name)
+        for name, function in JACOBIANS.items():
+            got = function(layout, axis)
+            assert got.shape == (*rows_of(x, axis).batch, *2 * rows_of(x, axis).x.shape[-1:])
+            assert_jacobian(got, reference.jacobian(x, axis, name))
 
 
+@every_product
 @every_float
-def test_out(dtype: np.dtype, rng: np.random.Generator) -> None:
+def test_out_of_products(name: str, dtype: np.dtype, rng: np.random.Generator) -> None:
     p = fsm.softmax(cast(rng.standard_normal((5, 40)), dtype))
-    g = cast(rng.standard_normal((5, 40)), dtype)
-    expected, jacobian = fsm.softmax_vjp(p, g), fsm.softmax_jacobian(p)
-    for out in (np.empty_like(p), p.copy(), g.copy()):
-        first, second = (out if np.array_equal(widen(out), widen(a)) else a for a in (p, g))
-        assert fsm.softmax_vjp(first, second, out=out) is out
+    v = [cast(a, dtype) for a in vectors(name, p.shape, rng)]
+    function = getattr(fsm, name)
+    expected = function(p, *v)
+    for i in range(len(v) + 2):
+        inputs = [p.copy(), *(a.copy() for a in v)]
+        out = [*inputs, np.empty_like(p)][i]
+        assert function(*inputs, out=out) is out
         assert_same_bits(out, expected)
-    out = np.empty((5, 40, 40), dtype)
-    assert fsm.softmax_jacobian(p, out=out) is out
-    assert_same_bits(out, jacobian)
+    shifted = np.empty((6, 40), dtype)
+    shifted[1:] = p
+    assert_same_bits(function(shifted[1:], *v, out=shifted[:-1]), expected)
     wrong = np.full((5, 39), 7, dtype)
-    for call in (
-        lambda: fsm.softmax_vjp(p, g, out=wrong),
-        lambda: fsm.softmax_jacobian(p, out=wrong),
-    ):
-        with pytest.raises(ValueError, match="out"):
-            call()
+    with pytest.raises(ValueError, match="out"):
+        function(p, *v, out=wrong)
     assert (widen(wrong) == 7).all()
 
 
-def test_what_is_refused(rng: np.random.Generator) -> None:
+@every_jacobian
+@every_float
+def test_out_of_jacobians(name: str, dtype: np.dtype, rng: np.random.Generator) -> None:
+    p = fsm.softmax(cast(rng.standard_normal((5, 40)), dtype))
+    out = np.empty((5, 40, 40), dtype)
+    assert JACOBIANS[name](p, out=out) is out
+    assert_same_bits(out, JACOBIANS[name](p))
+    with pytest.raises(ValueError, match="out"):
+        JACOBIANS[name](p, out=out[1:])
+
+
+@every_product
+def test_what_is_refused(name: str, rng: np.random.Generator) -> None:
     p = fsm.softmax(rng.standard_normal((2, 3)))
-    with pytest.raises(ValueError, match=r"g has shape \(3, 2\)"):
-        fsm.softmax_vjp(p, np.ones((3, 2)))
-    with pytest.raises(TypeError, match="g has dtype complex128"):
-        fsm.softmax_vjp(p, np.ones((2, 3), complex))
-    for function in (fsm.softmax_jacobian, lambda p: fsm.softmax_vjp(p, p)):
-        with pytest.raises(TypeError, match="p has dtype object"):
-            function(np.array([[0.5, None]]))
+    function = getattr(fsm, name)
+    *others, last = vectors(name, p.shape, rng)
+    called = "t" if name.endswith(("jvp", "derivative")) else "g"
+    with pytest.raises(ValueError, match=rf"{called} has shape \(3, 2\)"):
+        function(p, *others, last.T)
+    with pytest.raises(TypeError, match=f"{called} has dtype complex128"):
+        function(p, *others, last.astype(complex))
+    with pytest.raises(TypeError, match="p has dtype object"):
+        function(p.astype(object), *others, last)
     with pytest.raises(np.exceptions.AxisError):
-        fsm.softmax_jacobian(p, axis=2)
+        function(p, *others, last, axis=2)
+
+
+@every_jacobian
+def test_what_jacobians_refuse(name: str) -> None:
+    with pytest.raises(TypeError, match="p has dtype object"):
+        JACOBIANS[name](np.array([[0.5, None]]))
+    with pytest.raises(np.exceptions.AxisError):
+        JACOBIANS[name](np.ones((2, 3)), axis=2)
+
+
+@every_product
+@every_float
+def test_what_is_masked_does_not_count(
+    name: str, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    for n in (4, 40, 100):
+        x, keep = cast(rng.standard_normal((3, n)), dtype), rng.random((3, n)) < 0.7
+        keep[1], keep[2] = True, False
+        v = [cast(a, dtype) for a in vectors(name, x.shape, rng)]
+        spoilt = [a.copy() for a in v]
+        for a in spoilt:
+            a[~keep] = np.nan
+        function = getattr(fsm, name)
+        got = function(fsm.softmax(x, where=keep), *spoilt)
+        assert (widen(got)[~keep] == 0).all()
+        kept = [a[0][keep[0]] for a in (x, *v)]
+        assert_vjp(got[0][keep[0]], *kept, name=name)
+        assert_same_bits(got[1], function(fsm.softmax(x[1]), *(a[1] for a in v)))
+
+
+@every_jacobian
+def test_jacobians_of_what_is_masked_are_zero(name: str) -> None:
+    for dtype in (np.float32, np.longdouble):
+        x, keep = np.arange(5).astype(dtype), np.array([True, False, True, True, False])
+        got = JACOBIANS[name](fsm.softmax(x, where=keep))
+        assert (got[~keep] == 0).all() and (got[:, ~keep] == 0).all()
+        assert_jacobian(got[keep][:, keep], reference.jacobian(x[keep], function=name))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.longdouble])
 def test_empty_and_nothing_kept(dtype: type) -> None:
     for shape in ((0, 3), (3, 0), (0,)):
         p = np.empty(shape, dtype)
-        assert fsm.softmax_vjp(p, p).shape == shape
-        assert fsm.softmax_jacobian(p).shape == (*shape, shape[-1])
+        for name in PRODUCTS:
+            v = [p] * len(vectors(name, shape, np.random.default_rng(0)))
+            assert getattr(fsm, name)(p, *v).shape == shape
+        for jacobian in JACOBIANS.values():
+            assert jacobian(p).shape == (*shape, shape[-1])
     p = fsm.softmax(np.ones((2, 3), dtype), where=[[True, True, False], [False, False, False]])
     assert (fsm.softmax_vjp(p, np.array([[1, 2, 3], [4, 5, 6]], dtype))[1] == 0).all()
     assert (fsm.softmax_jacobian(p)[1] == 0).all()

@@ -45,7 +45,12 @@ def test_signatures() -> None:
         "log_softmax": "(x, axis=-1, *, where=None, temperature=1.0, out=None, dtype=None)",
         "logsumexp": "(x, axis=-1, *, where=None, keepdims=False, out=None, dtype=None)",
         "softmax_vjp": "(p, g, axis=-1, *, out=None)",
+        "softmax_jvp": "(p, t, axis=-1, *, out=None)",
+        "softmax_vjp_derivative": "(p, g, t, axis=-1, *, out=None)",
         "softmax_jacobian": "(p, axis=-1, *, out=None)",
+        "log_softmax_vjp": "(p, g, axis=-1, *, out=None)",
+        "log_softmax_jvp": "(p, t, axis=-1, *, out=None)",
+        "log_softmax_jacobian": "(p, axis=-1, *, out=None)",
     }
     for name, text in expected.items():
         signature = inspect.signature(getattr(fsm, name))

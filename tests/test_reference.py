@@ -1,13 +1,14 @@
 """The reference is right: known values, its fast path against its slow one, its error measure."""
 
 import math
+from typing import Any
 
 import mpmath
 import numpy as np
 import pytest
 import reference
 from helpers import cast, every_float, every_function
-from reference import FORMATS, WIDE, everything, from_mp, from_wide, to_mp, ulp_error, widen
+from reference import FORMATS, WIDE, Array, everything, from_mp, from_wide, to_mp, ulp_error, widen
 
 
 def test_known_values() -> None:
@@ -104,10 +105,23 @@ def test_axes(name: str, rng: np.random.Generator) -> None:
 
 
 def test_derivatives_agree_with_differences() -> None:
-    x, g, h = np.array([0.3, -1.0, 0.8]), np.array([1.0, -2.0, 0.5]), 2.0**-20
-    jacobian = reference.jacobian(x).approximate()
-    for i in range(3):
-        step = np.where(np.arange(3) == i, h, 0)
-        above, below = (reference.softmax(x + s).approximate() for s in (step, -step))
-        np.testing.assert_allclose(jacobian[:, i], (above - below) / (2 * h), rtol=1e-9)
-    np.testing.assert_allclose(reference.vjp(x, g).approximate(), g @ jacobian, rtol=1e-12)
+    x, g, t = np.array([0.3, -1.0, 0.8]), np.array([1.0, -2.0, 0.5]), np.array([0.4, 0.1, -2.0])
+    h = 2.0**-20
+
+    def slope(function: Any, direction: Array) -> Array:
+        above, below = (function(x + s * direction).approximate() for s in (h, -h))
+        return np.asarray((above - below) / (2 * h))
+
+    for name, function in {
+        "softmax": reference.softmax,
+        "log_softmax": reference.log_softmax,
+    }.items():
+        jacobian = reference.jacobian(x, function=name).approximate()
+        for i in range(3):
+            np.testing.assert_allclose(jacobian[:, i], slope(function, np.eye(3)[i]), rtol=1e-9)
+        for kind, dense in {"vjp": g @ jacobian, "jvp": jacobian @ g}.items():
+            got = reference.product(f"{name}_{kind}", x, g).approximate()
+            np.testing.assert_allclose(got, dense, rtol=1e-12)
+    got = reference.product("softmax_vjp_derivative", x, g, t).approximate()
+    expected = slope(lambda x: reference.product("softmax_vjp", x, g), t)
+    np.testing.assert_allclose(got, expected, rtol=1e-9)

@@ -1,7 +1,9 @@
 """Softmax for NumPy, its logarithm and its derivatives.
 
-Functions of arrays: `softmax`, `log_softmax`, `logsumexp`; derivatives from probabilities:
-`softmax_vjp`, `softmax_jacobian`; both as a layer: `Softmax`.
+Functions of arrays: `softmax`, `log_softmax`, `logsumexp`; derivatives, from probabilities:
+`softmax_vjp`, `softmax_jvp`, `softmax_vjp_derivative`, `softmax_jacobian`, `log_softmax_vjp`,
+`log_softmax_jvp`, `log_softmax_jacobian`; as a layer: `Softmax`. The gradient of `logsumexp` is
+`softmax`.
 """
 
 try:
@@ -11,16 +13,29 @@ except ModuleNotFoundError as error:
         "the compiled part of fastsoftmax is missing, for this Python at least: install the "
         "package, with 'pip install .' in its source folder (a C++20 compiler is needed)"
     ) from error
-from fastsoftmax._derivatives import softmax_jacobian, softmax_vjp
+from fastsoftmax._derivatives import (
+    log_softmax_jacobian,
+    log_softmax_jvp,
+    log_softmax_vjp,
+    softmax_jacobian,
+    softmax_jvp,
+    softmax_vjp,
+    softmax_vjp_derivative,
+)
 from fastsoftmax._functions import log_softmax, logsumexp, softmax
 from fastsoftmax._layer import Softmax
 
 __all__ = [
     "Softmax",
     "log_softmax",
+    "log_softmax_jacobian",
+    "log_softmax_jvp",
+    "log_softmax_vjp",
     "logsumexp",
     "softmax",
     "softmax_jacobian",
+    "softmax_jvp",
     "softmax_vjp",
+    "softmax_vjp_derivative",
 ]
 __version__ = "0.1.0"

@@ -34,19 +34,71 @@ def rows(name: str, x: Array, temperature: Array) -> Array:
     return np.asarray(y[..., 0] if name == "logsumexp" else y)
 
 
-def vjp(p: Array, g: Array) -> Array:
-    """p * (g - sum(p * g)), relative to the largest p."""
-    k = p.argmax(axis=-1, keepdims=True) if p.shape[-1] else np.zeros((*p.shape[:-1], 0), int)
-    h = g - np.take_along_axis(g, k, axis=-1)
-    return np.asarray(p * (h - (p * h).sum(axis=-1, keepdims=True)))
+def softmax_vjp(p: Array, v: Array) -> Array:
+    """p * (v - sum(p * v))."""
+    return np.asarray(p * log_softmax_jvp(p, v))
 
 
-def jacobian(p: Array) -> Array:
-    """p[i] * ((i == j) - p[j]), with 1 - p of the largest as the sum of the others."""
+def softmax_vjp_derivative(p: Array, v: Array, u: Array) -> Array:
+    """p * (a * b - sum(p * a * b)), a and b being v and u less their means."""
+    a, b = _relative(p, v), _relative(p, u)
+    a_mean, b_mean = _sum(p * a), _sum(p * b)
+    return np.asarray(p * ((a - a_mean) * (b - b_mean) - (_sum(p * a * b) - a_mean * b_mean)))
+
+
+def log_softmax_jvp(p: Array, v: Array) -> Array:
+    """v - sum(p * v)."""
+    h = _relative(p, v)
+    return np.where(p == 0, 0, h - _sum(p * h))
+
+
+def log_softmax_vjp(p: Array, v: Array) -> Array:
+    """v - p * sum(v)."""
+    v = np.where(p == 0, 0, v)
+    largest = _is_largest(p)
+    here = _one_less(p) * v - p * _sum(np.where(largest, 0, v))
+    return np.where(largest, here, np.where(p == 0, 0, v - p * _sum(v)))
+
+
+def softmax_jacobian(p: Array) -> Array:
+    """p[i] * ((i == j) - p[j])."""
     y = 0 - p[..., :, None] * p[..., None, :]
-    if p.size:
-        i = np.arange(p.shape[-1])
-        first = i == p.argmax(axis=-1, keepdims=True)
-        others = np.where(first, 0, p).sum(axis=-1, keepdims=True)
-        y[..., i, i] = p * np.where(first, others, 1 - p)
+    i = np.arange(p.shape[-1])
+    y[..., i, i] = softmax_jacobian_diagonal(p)
     return np.asarray(y)
+
+
+def softmax_jacobian_diagonal(p: Array) -> Array:
+    """p * (1 - p)."""
+    return np.asarray(p * _one_less(p))
+
+
+def log_softmax_jacobian(p: Array) -> Array:
+    """(i == j) - p[j]."""
+    y = np.repeat(0 - p[..., None, :], p.shape[-1], axis=-2)
+    i = np.arange(p.shape[-1])
+    y[..., i, i] = _one_less(p)
+    return np.where(p[..., None] == 0, 0, y)
+
+
+def _sum(a: Array) -> Array:
+    return np.asarray(a.sum(axis=-1, keepdims=True))
+
+
+def _is_largest(p: Array) -> Array:
+    """Whether an element is the first of the largest of its row."""
+    if not p.shape[-1]:
+        return np.zeros(p.shape, bool)
+    return np.asarray(np.arange(p.shape[-1]) == p.argmax(axis=-1, keepdims=True))
+
+
+def _relative(p: Array, v: Array) -> Array:
+    """v less what it is at the largest p: what all of v have in common drops out; 0 where p is."""
+    v = np.where(p == 0, 0, v)
+    return np.where(p == 0, 0, v - _sum(np.where(_is_largest(p), v, 0)))
+
+
+def _one_less(p: Array) -> Array:
+    """1 - p; for the largest p the sum of the others."""
+    largest = _is_largest(p)
+    return np.where(largest, _sum(np.where(largest, 0, p)), 1 - p)

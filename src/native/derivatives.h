@@ -1,4 +1,5 @@
-// Derivatives of softmax from its probabilities p, without cancellation: relative to k, the largest of the row.
+// Derivatives of softmax and log_softmax from the probabilities p, without cancellation: relative to k, the largest of the
+// row. Where p is 0, as of masked elements, the vectors do not count, and the result is 0.
 #pragma once
 #include "short_rows.h"
 
@@ -71,48 +72,176 @@ template <class T, class Function>
     return sum;
 }
 
-// The sum of p * (g - g_k).
 template <class T>
-Pair sum_of_products(const T* p, const T* g, ptrdiff_t n, double g_k) {
-    return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(p[i], g[i] - g_k); });
+T counted(T p, T v) {
+    return p == 0 ? 0 : v;
+}
+
+// v - v_k, 0 where p is 0.
+template <class T>
+[[gnu::always_inline]] inline double relative(T p, T v, T v_k) {
+    v = p == 0 ? v_k : v;
+    return static_cast<double>(v) - v_k;
+}
+
+// The sum of p * (v - v_k).
+template <class T>
+Pair sum_of_products(const T* p, const T* v, ptrdiff_t n, T v_k) {
+    return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(p[i], relative(p[i], v[i], v_k)); });
 }
 
 template <class T>
-void vjp_chunk(const T* p, const T* g, T* y, ptrdiff_t n, double g_k, double s) {
+Pair weighted_mean(const T* p, const T* v, ptrdiff_t n, T v_k, int threads) {
+    return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        return sum_of_products(p + from, v + from, length, v_k);
+    });
+}
+
+template <class T>
+void softmax_vjp_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, double mean) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = static_cast<T>(p[i] * ((g[i] - g_k) - s));
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = static_cast<T>(p[i] * (relative(p[i], v[i], v_k) - mean));
 }
 
-// y = p * (g - sum(p * g)) = p * (h - sum(p * h)), h = g - g[k]: what all of g have in common drops out exactly.
+// y = p * (v - sum(p * v)) = p * (h - sum(p * h)), h = v - v[k]: what all of v have in common drops out exactly.
 template <class T>
-void vjp_row(const T* p, const T* g, T* y, ptrdiff_t n, int threads) {
-    double g_k = g[largest(p, n)];
-    Pair sum = sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        return sum_of_products(p + from, g + from, length, g_k);
-    });
-    double s = sum.high + sum.low;
+void softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads) {
+    ptrdiff_t k = largest(p, n);
+    T v_k = counted(p[k], v[k]);
+    double mean = rounded(weighted_mean(p, v, n, v_k, threads));
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        vjp_chunk(p + from, g + from, y + from, length, g_k, s);
+        softmax_vjp_chunk(p + from, v + from, y + from, length, v_k, mean);
     });
 }
 
-// y[j] = p[i] * ((i == j) - p[j]), one_less being 1 - p[i].
+// The sum of p * (v - v_k) * (u - u_k).
 template <class T>
-void jacobian_row(const T* p, T* y, ptrdiff_t n, ptrdiff_t i, double one_less) {
+Pair sum_of_products(const T* p, const T* v, const T* u, ptrdiff_t n, T v_k, T u_k) {
+    return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(p[i] * relative(p[i], v[i], v_k), relative(p[i], u[i], u_k)); });
+}
+
+template <class T>
+void vjp_derivative_chunk(const T* p, const T* v, const T* u, T* y, ptrdiff_t n, T v_k, T u_k, Pair mean, double covariance) {
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        double a = relative(p[i], v[i], v_k) - mean.high, b = relative(p[i], u[i], u_k) - mean.low;
+        y[i] = static_cast<T>(p[i] * (a * b - covariance));
+    }
+}
+
+// y = p * ((v - sum(p * v)) * (u - sum(p * u)) - covariance), again with v and u relative to those of the largest p.
+template <class T>
+void softmax_vjp_derivative(const T* p, const T* v, const T* u, T* y, ptrdiff_t n, int threads) {
+    ptrdiff_t k = largest(p, n);
+    T v_k = counted(p[k], v[k]), u_k = counted(p[k], u[k]);
+    double v_mean = rounded(weighted_mean(p, v, n, v_k, threads)), u_mean = rounded(weighted_mean(p, u, n, u_k, threads));
+    Pair products = sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        return sum_of_products(p + from, v + from, u + from, length, v_k, u_k);
+    });
+    double covariance = rounded(products) - v_mean * u_mean;
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        vjp_derivative_chunk(p + from, v + from, u + from, y + from, length, v_k, u_k, {v_mean, u_mean}, covariance);
+    });
+}
+
+template <class T>
+void log_softmax_jvp_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, double mean) {
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        T change = static_cast<T>(relative(p[i], v[i], v_k) - mean);
+        y[i] = p[i] == 0 ? 0 : change;
+    }
+}
+
+// y = v - sum(p * v) = h - sum(p * h).
+template <class T>
+void log_softmax_jvp(const T* p, const T* v, T* y, ptrdiff_t n, int threads) {
+    ptrdiff_t k = largest(p, n);
+    T v_k = counted(p[k], v[k]);
+    double mean = rounded(weighted_mean(p, v, n, v_k, threads));
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { log_softmax_jvp_chunk(p + from, v + from, y + from, length, v_k, mean); });
+}
+
+// The sum of all v but v[k], where p is not 0.
+template <class T>
+Pair sum_of_others(const T* p, const T* v, ptrdiff_t n, ptrdiff_t k) {
+    return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(i == k || p[i] == 0 ? 0 : static_cast<double>(v[i])); });
+}
+
+template <class T>
+Pair sum_of_others(const T* p, const T* v, ptrdiff_t n, ptrdiff_t k, int threads) {
+    return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return sum_of_others(p + from, v + from, length, k - from); });
+}
+
+template <class T>
+void log_softmax_vjp_chunk(const T* p, const T* v, T* y, ptrdiff_t n, Pair sum) {
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        T result;
+        if constexpr (sizeof(T) == 8) result = fma(-p[i], sum.high, v[i]) - p[i] * sum.low;
+        else result = static_cast<T>(v[i] - p[i] * sum.high);
+        y[i] = p[i] == 0 ? 0 : result;
+    }
+}
+
+// y = v - p * sum(v); at the largest p, (sum of the other p) * v - p * (sum of the other v).
+template <class T>
+void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads) {
+    ptrdiff_t k = largest(p, n);
+    double p_k = p[k], v_k = counted(p[k], v[k]);
+    Pair other_p = sum_of_others(p, p, n, k, threads), other_v = sum_of_others(p, v, n, k, threads), sum = other_v;
+    accumulate(sum.high, sum.low, v_k, 0);
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { log_softmax_vjp_chunk(p + from, v + from, y + from, length, sum); });
+    y[k] = static_cast<T>(rounded(other_p) * v_k - p_k * rounded(other_v));
+}
+
+// What is left of 1 - p[i]: for the largest p, the sum of the others.
+template <class T>
+struct OneLess {
+    const T* p;
+    ptrdiff_t k;
+    double others;
+    OneLess(const T* p, ptrdiff_t n, int threads) : p(p), k(largest(p, n)), others(rounded(sum_of_others(p, p, n, k, threads))) {}
+    double operator()(ptrdiff_t i) const { return i == k ? others : 1 - static_cast<double>(p[i]); }
+};
+
+template <class T>
+void softmax_jacobian_row(const T* p, T* y, ptrdiff_t n, ptrdiff_t i, double one_less) {
     T p_i = p[i];
 #pragma omp simd
     for (ptrdiff_t j = 0; j < n; ++j) y[j] = 0 - p_i * p[j];
     y[i] = static_cast<T>(p_i * one_less);
 }
 
-// The Jacobian of a row of probabilities; the 1 - p of the largest is the sum of the others.
+// y[i, j] = p[i] * ((i == j) - p[j]).
 template <class T>
-void jacobian_of_row(const T* p, T* y, ptrdiff_t n, int threads) {
-    ptrdiff_t k = largest(p, n);
-    Pair others = sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(i == k ? 0 : static_cast<double>(p[i])); });
-    each(n, threads, [=](ptrdiff_t i) {
-        jacobian_row(p, y + i * n, n, i, i == k ? others.high + others.low : 1 - static_cast<double>(p[i]));
-    });
+void softmax_jacobian(const T* p, T* y, ptrdiff_t n, int threads) {
+    OneLess<T> one_less(p, n, threads);
+    each(n, threads, [=](ptrdiff_t i) { softmax_jacobian_row(p, y + i * n, n, i, one_less(i)); });
+}
+
+template <class T>
+void softmax_jacobian_diagonal(const T* p, T* y, ptrdiff_t n) {
+    OneLess<T> one_less(p, n, 1);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = static_cast<T>(p[i] * one_less(i));
+}
+
+template <class T>
+void log_softmax_jacobian_row(const T* p, T* y, ptrdiff_t n, ptrdiff_t i, double one_less) {
+    if (p[i] == 0) {
+        std::fill_n(y, n, T(0));
+        return;
+    }
+#pragma omp simd
+    for (ptrdiff_t j = 0; j < n; ++j) y[j] = 0 - p[j];
+    y[i] = static_cast<T>(one_less);
+}
+
+// y[i, j] = (i == j) - p[j].
+template <class T>
+void log_softmax_jacobian(const T* p, T* y, ptrdiff_t n, int threads) {
+    OneLess<T> one_less(p, n, threads);
+    each(n, threads, [=](ptrdiff_t i) { log_softmax_jacobian_row(p, y + i * n, n, i, one_less(i)); });
 }
 
 }  // namespace

@@ -239,20 +239,20 @@ bool half_rows(const Rows& r) {
     return r.where ? rows_where<function, Half, all_half_rows<function, Half>>(r) : all_half_rows<function, Half>(r);
 }
 
-template <class T>
-bool vjp(const Rows& r) {
-    auto p = static_cast<const T*>(r.x), g = static_cast<const T*>(r.g);
-    auto y = static_cast<T*>(r.y);
-    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i)
-        vjp_row(p + i * r.n, g + i * r.n, y + i * r.n, r.n, r.threads);
-    return false;
-}
-
-template <class T>
-bool jacobian(const Rows& r) {
-    auto p = static_cast<const T*>(r.x);
-    auto y = static_cast<T*>(r.y);
-    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) jacobian_of_row(p + i * r.n, y + i * r.n * r.n, r.n, r.threads);
+template <Function function, class T>
+bool derivatives(const Rows& r) {
+    ptrdiff_t n = r.n, results = function == SOFTMAX_JACOBIAN || function == LOG_SOFTMAX_JACOBIAN ? n * n : n;
+    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
+        auto row = [=](const void* a) { return static_cast<const T*>(a) + i * n; };
+        auto y = static_cast<T*>(r.y) + i * results;
+        if constexpr (function == SOFTMAX_VJP) softmax_vjp(row(r.x), row(r.v), y, n, r.threads);
+        else if constexpr (function == SOFTMAX_VJP_DERIVATIVE) softmax_vjp_derivative(row(r.x), row(r.v), row(r.u), y, n, r.threads);
+        else if constexpr (function == SOFTMAX_JACOBIAN) softmax_jacobian(row(r.x), y, n, r.threads);
+        else if constexpr (function == SOFTMAX_JACOBIAN_DIAGONAL) softmax_jacobian_diagonal(row(r.x), y, n);
+        else if constexpr (function == LOG_SOFTMAX_VJP) log_softmax_vjp(row(r.x), row(r.v), y, n, r.threads);
+        else if constexpr (function == LOG_SOFTMAX_JVP) log_softmax_jvp(row(r.x), row(r.v), y, n, r.threads);
+        else log_softmax_jacobian(row(r.x), y, n, r.threads);
+    }
     return false;
 }
 
@@ -285,8 +285,13 @@ const Kernels TABLE(FASTSOFTMAX_ISA) = {
         {rows<SOFTMAX, float>, rows<SOFTMAX, double>, half_rows<SOFTMAX, Float16>, half_rows<SOFTMAX, BFloat16>},
         {rows<LOG_SOFTMAX, float>, rows<LOG_SOFTMAX, double>, half_rows<LOG_SOFTMAX, Float16>, half_rows<LOG_SOFTMAX, BFloat16>},
         {rows<LOGSUMEXP, float>, rows<LOGSUMEXP, double>, half_rows<LOGSUMEXP, Float16>, half_rows<LOGSUMEXP, BFloat16>},
-        {vjp<float>, vjp<double>},
-        {jacobian<float>, jacobian<double>},
+        {derivatives<SOFTMAX_VJP, float>, derivatives<SOFTMAX_VJP, double>},
+        {derivatives<SOFTMAX_VJP_DERIVATIVE, float>, derivatives<SOFTMAX_VJP_DERIVATIVE, double>},
+        {derivatives<SOFTMAX_JACOBIAN, float>, derivatives<SOFTMAX_JACOBIAN, double>},
+        {derivatives<SOFTMAX_JACOBIAN_DIAGONAL, float>, derivatives<SOFTMAX_JACOBIAN_DIAGONAL, double>},
+        {derivatives<LOG_SOFTMAX_VJP, float>, derivatives<LOG_SOFTMAX_VJP, double>},
+        {derivatives<LOG_SOFTMAX_JVP, float>, derivatives<LOG_SOFTMAX_JVP, double>},
+        {derivatives<LOG_SOFTMAX_JACOBIAN, float>, derivatives<LOG_SOFTMAX_JACOBIAN, double>},
         {parts<PARTITION, float>, parts<PARTITION, double>},
         {parts<SOFTMAX_PART, float>, parts<SOFTMAX_PART, double>},
         {parts<LOG_SOFTMAX_PART, float>, parts<LOG_SOFTMAX_PART, double>},

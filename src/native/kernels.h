@@ -6,8 +6,13 @@ enum Function {
     SOFTMAX,
     LOG_SOFTMAX,
     LOGSUMEXP,
-    SOFTMAX_VJP,
+    SOFTMAX_VJP,  // also the JVP: the Jacobian is symmetric
+    SOFTMAX_VJP_DERIVATIVE,
     SOFTMAX_JACOBIAN,
+    SOFTMAX_JACOBIAN_DIAGONAL,
+    LOG_SOFTMAX_VJP,
+    LOG_SOFTMAX_JVP,
+    LOG_SOFTMAX_JACOBIAN,
     PARTITION,         // of a part of each row: adds it to Rows::partition
     SOFTMAX_PART,      // of a part of each row, when the partition is complete
     LOG_SOFTMAX_PART,
@@ -24,11 +29,11 @@ struct Partition {
 // `count` rows of `n` contiguous elements, one after the other, from row `first` on.
 struct Rows {
     const void* x;  // of the derivatives: the probabilities
-    void* y;        // n elements a row; logsumexp: one, Jacobian: n * n
+    void* y;        // n elements a row; logsumexp: one, Jacobians: n * n
     ptrdiff_t count, n;
     const double* temperature = nullptr;
     ptrdiff_t temperature_stride = 0;  // 0: one for all rows, 1: one for each
-    const void* g = nullptr;           // the gradient that vjp multiplies
+    const void *v = nullptr, *u = nullptr;  // the vectors that derivatives multiply
     Partition* partition = nullptr;    // one a row
     // softmax, log_softmax, logsumexp along another axis than the last: rows are columns of x, of shape (count / after,
     // n, after), and go through scratch, which has room for `column_scratch(n)` elements (logsumexp with `where`: for n).

@@ -99,10 +99,17 @@ bool in_threads(Kernel kernel, Rows rows, int threads, npy_intp scratch) {
     return invalid;
 }
 
+constexpr bool is_jacobian(Function f) { return f == SOFTMAX_JACOBIAN || f == LOG_SOFTMAX_JACOBIAN; }
+
+// How many vectors a derivative multiplies.
+constexpr int vectors(Function f) {
+    return f == SOFTMAX_VJP_DERIVATIVE ? 2 : f == SOFTMAX_VJP || f == LOG_SOFTMAX_VJP || f == LOG_SOFTMAX_JVP;
+}
+
 // Runs the kernel over all rows; false with an exception set, if NumPy's error state or a lack of memory asks for one.
 bool run(Function function, PyArrayObject* x, Rows rows) {
     Kernel kernel = kernels->rows[function][type_of(x)];
-    npy_intp elements = rows.count * rows.n * (function == SOFTMAX_JACOBIAN ? rows.n : 1);
+    npy_intp elements = rows.count * rows.n * (is_jacobian(function) ? rows.n : 1);
     int threads = threads_for(elements);
     npy_intp needed = rows.after > 1 ? column_scratch(rows.n) : rows.where && function == LOGSUMEXP ? rows.n : 0;
     npy_intp scratch = needed * PyArray_ITEMSIZE(x);
@@ -193,28 +200,36 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return computed(function, x, rows, out, ndim, dims);
 }
 
-// softmax_vjp(p, g, axis, out) and softmax_jacobian(p, axis, out): for C-contiguous arrays of float32 or float64 along
-// their last axis; None for anything else.
-PyObject* direct_vjp(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    if (count != 4) return PyErr_Format(PyExc_TypeError, "4 arguments expected, not %zd", count);
-    if (!PyArray_CheckExact(args[0]) || !PyArray_CheckExact(args[1])) Py_RETURN_NONE;
-    auto p = reinterpret_cast<PyArrayObject*>(args[0]), g = reinterpret_cast<PyArrayObject*>(args[1]);
-    if (!is_rows(p) || !kernels->rows[SOFTMAX_VJP][type_of(p)] || to_axis(args[2], p) != PyArray_NDIM(p) - 1) Py_RETURN_NONE;
-    if (PyArray_TYPE(g) != PyArray_TYPE(p) || !PyArray_ISCARRAY_RO(g) || !PyArray_SAMESHAPE(p, g)) Py_RETURN_NONE;
+// function(p, vectors..., axis, out): for C-contiguous arrays of float32 or float64 along their last axis; None for anything
+// else.
+template <Function function>
+PyObject* direct_product(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    constexpr int inputs = 1 + vectors(function);
+    if (count != inputs + 2) return PyErr_Format(PyExc_TypeError, "%d arguments expected, not %zd", inputs + 2, count);
+    for (int i = 0; i < inputs; ++i)
+        if (!PyArray_CheckExact(args[i])) Py_RETURN_NONE;
+    auto a = reinterpret_cast<PyArrayObject* const*>(args);
+    PyArrayObject* p = a[0];
     int ndim = PyArray_NDIM(p);
-    PyObject* out = args[3];
-    for (PyArrayObject* input : {p, g})
-        if (out != Py_None && !takes_directly(out, input, ndim, PyArray_DIMS(p), true)) Py_RETURN_NONE;
+    PyObject* out = args[inputs + 1];
+    if (!is_rows(p) || !kernels->rows[function][type_of(p)] || to_axis(args[inputs], p) != ndim - 1) Py_RETURN_NONE;
+    for (int i = 0; i < inputs; ++i) {
+        if (PyArray_TYPE(a[i]) != PyArray_TYPE(p) || !PyArray_ISCARRAY_RO(a[i]) || !PyArray_SAMESHAPE(p, a[i])) Py_RETURN_NONE;
+        if (out != Py_None && !takes_directly(out, a[i], ndim, PyArray_DIMS(p), true)) Py_RETURN_NONE;
+    }
     npy_intp n = length(p);
     Rows rows{PyArray_DATA(p), nullptr, PyArray_SIZE(p) / n, n};
-    rows.g = PyArray_DATA(g);
-    return computed(SOFTMAX_VJP, p, rows, out, ndim, PyArray_DIMS(p));
+    rows.v = PyArray_DATA(a[1]);
+    if constexpr (inputs == 3) rows.u = PyArray_DATA(a[2]);
+    return computed(function, p, rows, out, ndim, PyArray_DIMS(p));
 }
 
+// function(p, axis, out), likewise.
+template <Function function>
 PyObject* direct_jacobian(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 3) return PyErr_Format(PyExc_TypeError, "3 arguments expected, not %zd", count);
     auto p = reinterpret_cast<PyArrayObject*>(args[0]);
-    if (!PyArray_CheckExact(args[0]) || !is_rows(p) || !kernels->rows[SOFTMAX_JACOBIAN][type_of(p)]) Py_RETURN_NONE;
+    if (!PyArray_CheckExact(args[0]) || !is_rows(p) || !kernels->rows[function][type_of(p)]) Py_RETURN_NONE;
     constexpr npy_intp small = 1 << 28;  // larger ones might not fit the memory, which is looked at elsewhere
     int ndim = PyArray_NDIM(p);
     npy_intp n = length(p), dims[NPY_MAXDIMS + 1];
@@ -222,7 +237,7 @@ PyObject* direct_jacobian(PyObject*, PyObject* const* args, Py_ssize_t count) {
     std::copy_n(PyArray_DIMS(p), ndim, dims);
     dims[ndim] = n;
     if (args[2] != Py_None && !takes_directly(args[2], p, ndim + 1, dims, false)) Py_RETURN_NONE;
-    return computed(SOFTMAX_JACOBIAN, p, {PyArray_DATA(p), nullptr, PyArray_SIZE(p) / n, n}, args[2], ndim + 1, dims);
+    return computed(function, p, {PyArray_DATA(p), nullptr, PyArray_SIZE(p) / n, n}, args[2], ndim + 1, dims);
 }
 
 // Whether a is C-contiguous, writeable, of x's dtype, and has so many elements.
@@ -230,28 +245,40 @@ bool takes(PyArrayObject* a, PyArrayObject* x, npy_intp size) {
     return PyArray_ISCARRAY(a) && PyArray_TYPE(a) == PyArray_TYPE(x) && PyArray_SIZE(a) == size;
 }
 
-// function_rows(x, y[, temperature or g]): all arrays C-contiguous, x, y and g of one dtype (for the derivatives float32 or
-// float64); temperature float64, with one number or one a row.
+// function_rows(x, y, temperature): all arrays C-contiguous, x and y of one dtype; temperature float64, with one number or
+// one a row.
 template <Function function>
 PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    constexpr bool derivative = function == SOFTMAX_VJP || function == SOFTMAX_JACOBIAN;
-    constexpr Py_ssize_t expected = function == SOFTMAX_JACOBIAN ? 2 : 3;
-    bool ok = count == expected;
+    bool ok = count == 3 && PyArray_Check(args[0]) && PyArray_Check(args[1]) && PyArray_Check(args[2]);
+    auto a = reinterpret_cast<PyArrayObject* const*>(args);
+    if (ok = ok && is_rows(a[0]) && kernels->rows[function][type_of(a[0])]; ok) {
+        npy_intp n = length(a[0]), size = PyArray_SIZE(a[0]), given = PyArray_SIZE(a[2]);
+        Rows rows{PyArray_DATA(a[0]), PyArray_DATA(a[1]), size / n, n};
+        rows.temperature = static_cast<const double*>(PyArray_DATA(a[2]));
+        rows.temperature_stride = given > 1;
+        ok = takes(a[1], a[0], function == LOGSUMEXP ? rows.count : size) && PyArray_ISCARRAY_RO(a[2]) &&
+             PyArray_TYPE(a[2]) == NPY_DOUBLE && (given == 1 || given == rows.count);
+        if (ok && !run(function, a[0], rows)) return nullptr;
+    }
+    if (!ok) return PyErr_Format(PyExc_TypeError, "contiguous arrays of fitting sizes and dtypes are expected");
+    Py_RETURN_NONE;
+}
+
+// function_rows(p, y, vectors...): all arrays C-contiguous, of one dtype, float32 or float64.
+template <Function function>
+PyObject* derivative_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    constexpr int arguments = 2 + vectors(function);
+    bool ok = count == arguments;
     for (Py_ssize_t i = 0; ok && i < count; ++i) ok = PyArray_Check(args[i]);
     auto a = reinterpret_cast<PyArrayObject* const*>(args);
     if (ok = ok && is_rows(a[0]) && kernels->rows[function][type_of(a[0])]; ok) {
         npy_intp n = length(a[0]), size = PyArray_SIZE(a[0]);
         Rows rows{PyArray_DATA(a[0]), PyArray_DATA(a[1]), size / n, n};
-        ok = takes(a[1], a[0], function == LOGSUMEXP ? rows.count : function == SOFTMAX_JACOBIAN ? size * n : size);
-        if constexpr (function == SOFTMAX_VJP) {
-            ok = ok && is_rows(a[2]) && PyArray_TYPE(a[2]) == PyArray_TYPE(a[0]) && PyArray_SIZE(a[2]) == size;
-            rows.g = PyArray_DATA(a[2]);
-        } else if constexpr (!derivative) {
-            npy_intp given = PyArray_SIZE(a[2]);
-            ok = ok && PyArray_ISCARRAY_RO(a[2]) && PyArray_TYPE(a[2]) == NPY_DOUBLE && (given == 1 || given == rows.count);
-            rows.temperature = static_cast<const double*>(PyArray_DATA(a[2]));
-            rows.temperature_stride = given > 1;
-        }
+        ok = takes(a[1], a[0], is_jacobian(function) ? size * n : size);
+        for (int i = 2; i < arguments; ++i)
+            ok = ok && PyArray_ISCARRAY_RO(a[i]) && PyArray_TYPE(a[i]) == PyArray_TYPE(a[0]) && PyArray_SIZE(a[i]) == size;
+        if constexpr (arguments > 2) rows.v = PyArray_DATA(a[2]);
+        if constexpr (arguments > 3) rows.u = PyArray_DATA(a[3]);
         if (ok && !run(function, a[0], rows)) return nullptr;
     }
     if (!ok) return PyErr_Format(PyExc_TypeError, "contiguous arrays of fitting sizes and dtypes are expected");
@@ -332,16 +359,25 @@ PyMethodDef methods[] = {
     fast("softmax", direct<SOFTMAX>),
     fast("log_softmax", direct<LOG_SOFTMAX>),
     fast("logsumexp", direct<LOGSUMEXP>),
-    fast("softmax_vjp", direct_vjp),
-    fast("softmax_jacobian", direct_jacobian),
+    fast("softmax_vjp", direct_product<SOFTMAX_VJP>),
+    fast("softmax_vjp_derivative", direct_product<SOFTMAX_VJP_DERIVATIVE>),
+    fast("softmax_jacobian", direct_jacobian<SOFTMAX_JACOBIAN>),
+    fast("log_softmax_vjp", direct_product<LOG_SOFTMAX_VJP>),
+    fast("log_softmax_jvp", direct_product<LOG_SOFTMAX_JVP>),
+    fast("log_softmax_jacobian", direct_jacobian<LOG_SOFTMAX_JACOBIAN>),
     fast("softmax_rows", rows<SOFTMAX>),
     fast("log_softmax_rows", rows<LOG_SOFTMAX>),
     fast("logsumexp_rows", rows<LOGSUMEXP>),
     fast("softmax_columns", columns<SOFTMAX>),
     fast("log_softmax_columns", columns<LOG_SOFTMAX>),
     fast("logsumexp_columns", columns<LOGSUMEXP>),
-    fast("softmax_vjp_rows", rows<SOFTMAX_VJP>),
-    fast("softmax_jacobian_rows", rows<SOFTMAX_JACOBIAN>),
+    fast("softmax_vjp_rows", derivative_rows<SOFTMAX_VJP>),
+    fast("softmax_vjp_derivative_rows", derivative_rows<SOFTMAX_VJP_DERIVATIVE>),
+    fast("softmax_jacobian_rows", derivative_rows<SOFTMAX_JACOBIAN>),
+    fast("softmax_jacobian_diagonal_rows", derivative_rows<SOFTMAX_JACOBIAN_DIAGONAL>),
+    fast("log_softmax_vjp_rows", derivative_rows<LOG_SOFTMAX_VJP>),
+    fast("log_softmax_jvp_rows", derivative_rows<LOG_SOFTMAX_JVP>),
+    fast("log_softmax_jacobian_rows", derivative_rows<LOG_SOFTMAX_JACOBIAN>),
     fast("partition_rows", parts<PARTITION>),
     fast("softmax_part_rows", parts<SOFTMAX_PART>),
     fast("log_softmax_part_rows", parts<LOG_SOFTMAX_PART>),
