@@ -2,7 +2,8 @@
 
 Functions of arrays: `softmax`, `log_softmax`, `logsumexp`; derivatives, from probabilities:
 `softmax_vjp`, `softmax_jvp`, `softmax_vjp_derivative`, `softmax_jacobian`, `log_softmax_vjp`,
-`log_softmax_jvp`, `log_softmax_jacobian`; as a layer: `Softmax`. The gradient of `logsumexp` is
+`log_softmax_jvp`, `log_softmax_jacobian`; the Jacobian as an operator:
+`SoftmaxJacobian`; softmax as a layer: `Softmax`. The gradient of `logsumexp` is
 `softmax`.
 """
 
@@ -23,10 +24,12 @@ from fastsoftmax._derivatives import (
     softmax_vjp_derivative,
 )
 from fastsoftmax._functions import log_softmax, logsumexp, softmax
+from fastsoftmax._jacobian import SoftmaxJacobian
 from fastsoftmax._layer import Softmax
 
 __all__ = [
     "Softmax",
+    "SoftmaxJacobian",
     "log_softmax",
     "log_softmax_jacobian",
     "log_softmax_jvp",

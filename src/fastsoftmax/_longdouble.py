@@ -73,6 +73,21 @@ def softmax_jacobian_diagonal(p: Array) -> Array:
     return np.asarray(p * _one_less(p))
 
 
+def softmax_jacobian_eigenvalues(p: Array) -> Array:
+    """The eigenvalues of diag(p) - p p^T for sorted p: the roots of x * sum(p / (p - x))."""
+    y = np.where(np.isnan(p[..., -1:]), np.nan, np.concatenate([0 * p[..., :1], p[..., :-1]], -1))
+    for index in np.ndindex(p.shape[:-1]):
+        row = p[index]
+        for i in np.flatnonzero((row[:-1] > 0) & (row[:-1] < row[1:])):
+            low, high = row[i], row[i + 1]
+            while (x := low + (high - low) / 2 if high < 2 * low else np.sqrt(low * high)) > low:
+                if x >= high:
+                    break
+                low, high = (low, x) if (row / (row - x)).sum() > 0 else (x, high)
+            y[(*index, i + 1)] = x
+    return y
+
+
 def log_softmax_jacobian(p: Array) -> Array:
     """(i == j) - p[j]."""
     y = np.repeat(0 - p[..., None, :], p.shape[-1], axis=-2)

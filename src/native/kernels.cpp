@@ -5,6 +5,7 @@
 
 #include "columns.h"
 #include "derivatives.h"
+#include "eigenvalues.h"
 #include "half_rows.h"
 #include "long_rows.h"
 #include "short_rows.h"
@@ -256,6 +257,13 @@ bool derivatives(const Rows& r) {
     return false;
 }
 
+bool eigenvalues(const Rows& r) {
+    auto p = static_cast<const double*>(r.x);
+    auto y = static_cast<double*>(r.y);
+    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) eigenvalues(p + i * r.n, y + i * r.n, r.n, r.threads);
+    return false;
+}
+
 // A part of each row, whose partition is known (or, with PARTITION, grows); the temperature is one for all.
 template <Function function, class T>
 bool parts(const Rows& r) {
@@ -289,6 +297,7 @@ const Kernels TABLE(FASTSOFTMAX_ISA) = {
         {derivatives<SOFTMAX_VJP_DERIVATIVE, float>, derivatives<SOFTMAX_VJP_DERIVATIVE, double>},
         {derivatives<SOFTMAX_JACOBIAN, float>, derivatives<SOFTMAX_JACOBIAN, double>},
         {derivatives<SOFTMAX_JACOBIAN_DIAGONAL, float>, derivatives<SOFTMAX_JACOBIAN_DIAGONAL, double>},
+        {nullptr, eigenvalues},
         {derivatives<LOG_SOFTMAX_VJP, float>, derivatives<LOG_SOFTMAX_VJP, double>},
         {derivatives<LOG_SOFTMAX_JVP, float>, derivatives<LOG_SOFTMAX_JVP, double>},
         {derivatives<LOG_SOFTMAX_JACOBIAN, float>, derivatives<LOG_SOFTMAX_JACOBIAN, double>},

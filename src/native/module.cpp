@@ -109,7 +109,7 @@ constexpr int vectors(Function f) {
 // Runs the kernel over all rows; false with an exception set, if NumPy's error state or a lack of memory asks for one.
 bool run(Function function, PyArrayObject* x, Rows rows) {
     Kernel kernel = kernels->rows[function][type_of(x)];
-    npy_intp elements = rows.count * rows.n * (is_jacobian(function) ? rows.n : 1);
+    npy_intp elements = rows.count * rows.n * (is_jacobian(function) || function == SOFTMAX_JACOBIAN_EIGENVALUES ? rows.n : 1);
     int threads = threads_for(elements);
     npy_intp needed = rows.after > 1 ? column_scratch(rows.n) : rows.where && function == LOGSUMEXP ? rows.n : 0;
     npy_intp scratch = needed * PyArray_ITEMSIZE(x);
@@ -375,6 +375,7 @@ PyMethodDef methods[] = {
     fast("softmax_vjp_derivative_rows", derivative_rows<SOFTMAX_VJP_DERIVATIVE>),
     fast("softmax_jacobian_rows", derivative_rows<SOFTMAX_JACOBIAN>),
     fast("softmax_jacobian_diagonal_rows", derivative_rows<SOFTMAX_JACOBIAN_DIAGONAL>),
+    fast("softmax_jacobian_eigenvalues_rows", derivative_rows<SOFTMAX_JACOBIAN_EIGENVALUES>),
     fast("log_softmax_vjp_rows", derivative_rows<LOG_SOFTMAX_VJP>),
     fast("log_softmax_jvp_rows", derivative_rows<LOG_SOFTMAX_JVP>),
     fast("log_softmax_jacobian_rows", derivative_rows<LOG_SOFTMAX_JACOBIAN>),
