@@ -88,6 +88,13 @@ def write(path: str) -> None:
                 add(f"product: {title}", layer.backward(x[::-1].copy()))
                 layer(x, normalization=False)
                 add(f"plain: {title}", layer.output)
+                p, v, u = fsm.softmax(x), x[::-1].copy(), x[:, ::-1].copy()
+                add(f"derivative of the product: {title}", fsm.softmax_vjp_derivative(p, v, u))
+                add(f"product of the logarithm: {title}", fsm.log_softmax_vjp(p, v))
+                add(f"change of the logarithm: {title}", fsm.log_softmax_jvp(p, v))
+                add(f"jacobian of the logarithm: {title}", fsm.log_softmax_jacobian(p))
+                add(f"eigenvalues: {title}", fsm.SoftmaxJacobian(p).eigvalsh())
+                add(f"diagonal: {title}", fsm.SoftmaxJacobian(p).diagonal())
     np.savez(path, **results)
 
 

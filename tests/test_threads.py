@@ -60,7 +60,12 @@ for dtype in (np.float32, np.float64, np.float16):
     one = fsm.softmax(np.random.default_rng(6).standard_normal((2, 700)).astype(dtype))
     print("jacobian of long rows", hashlib.sha256(fsm.softmax_jacobian(one).tobytes()).hexdigest())
     one = fsm.softmax(np.random.default_rng(6).standard_normal(900_000).astype(dtype))
-    print("product of a long row", hashlib.sha256(fsm.softmax_vjp(one, one).tobytes()).hexdigest())
+    for name in ("softmax_vjp", "log_softmax_vjp", "log_softmax_jvp"):
+        print(name, hashlib.sha256(getattr(fsm, name)(one, one).tobytes()).hexdigest())
+    second = fsm.softmax_vjp_derivative(one, one, one[::-1].copy())
+    print("second", hashlib.sha256(second.tobytes()).hexdigest())
+    values = fsm.SoftmaxJacobian(fsm.softmax(one[:700])).eigvalsh()
+    print("eigenvalues", hashlib.sha256(values.tobytes()).hexdigest())
     print("jacobian", np.dtype(dtype), hashlib.sha256(layer.backward().tobytes()).hexdigest())
     product = layer.backward(np.random.default_rng(7).standard_normal((300, 64)).astype(dtype))
     print("product", np.dtype(dtype), hashlib.sha256(product.tobytes()).hexdigest())
@@ -69,7 +74,7 @@ for dtype in (np.float32, np.float64, np.float16):
 
 def test_any_number_of_openmp_threads_gives_the_same_bits() -> None:
     results = {n: run(WRITE, OMP_NUM_THREADS=n).splitlines() for n in ("1", "2", "3")}
-    assert len(results["1"]) == 3 * (len(SHAPES) * len(FUNCTIONS) * 2 + 4)
+    assert len(results["1"]) == 3 * (len(SHAPES) * len(FUNCTIONS) * 2 + 8)
     for n in ("2", "3"):
         for serial, parallel in zip(results["1"], results[n], strict=True):
             assert serial == parallel, f"with {n} threads"

@@ -3,7 +3,7 @@
 Functions of arrays: `softmax`, `log_softmax`, `logsumexp`; derivatives, from probabilities:
 `softmax_vjp`, `softmax_jvp`, `softmax_vjp_derivative`, `softmax_jacobian`, `log_softmax_vjp`,
 `log_softmax_jvp`, `log_softmax_jacobian`; the Jacobian as an operator:
-`SoftmaxJacobian`; softmax as a layer: `Softmax`. The gradient of `logsumexp` is
+`SoftmaxJacobian`; layers: `Softmax`, `LogSoftmax`. The gradient of `logsumexp` is
 `softmax`.
 """
 
@@ -25,9 +25,10 @@ from fastsoftmax._derivatives import (
 )
 from fastsoftmax._functions import log_softmax, logsumexp, softmax
 from fastsoftmax._jacobian import SoftmaxJacobian
-from fastsoftmax._layer import Softmax
+from fastsoftmax._layer import LogSoftmax, Softmax
 
 __all__ = [
+    "LogSoftmax",
     "Softmax",
     "SoftmaxJacobian",
     "log_softmax",
