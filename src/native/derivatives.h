@@ -2,6 +2,7 @@
 // row. Where p is 0, as of masked elements, the vectors do not count, and the result is 0.
 #pragma once
 #include "short_rows.h"
+#include "stream.h"
 
 namespace {
 
@@ -97,20 +98,167 @@ Pair weighted_mean(const T* p, const T* v, ptrdiff_t n, T v_k, int threads) {
     });
 }
 
-template <class T>
-void softmax_vjp_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, double mean) {
+// Adds up 2 * half elements, in x[0].
+template <ptrdiff_t half, class T>
+[[gnu::always_inline]] inline void fold_sum(T* x) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = static_cast<T>(p[i] * (relative(p[i], v[i], v_k) - mean));
+    for (ptrdiff_t l = 0; l < half; ++l) x[l] += x[l + half];
+    if constexpr (half > 1) fold_sum<half / 2>(x);
+}
+
+// Of a float32 row, or a part of it: the sum of p * (v - c), and no more than that of its magnitude.
+struct Centre {
+    double sum = 0, magnitude = 0;
+
+    // Whether c is so near the mean of v that rounding v - c is harmless: the mean of abs(v - v[k]), whatever k, is at least
+    // half of magnitude - abs(sum).
+    bool is_near() const { return std::abs(sum) <= magnitude / 2; }
+};
+
+// Four products are added in float32 before they go to double. (One loop instead of three would keep fewer loads in flight.)
+[[gnu::always_inline]] inline void add_products(const float* p, const float* v, float c, double* sum, float* magnitude) {
+    float product[lanes];
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < lanes; ++l) {
+        float a = p[l] * (v[l] - c), b = p[l + lanes] * (v[l + lanes] - c);
+        float d = p[l + 2 * lanes] * (v[l + 2 * lanes] - c), e = p[l + 3 * lanes] * (v[l + 3 * lanes] - c);
+        product[l] = (a + b) + (d + e);
+    }
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < lanes; ++l) magnitude[l] += std::abs(product[l]);
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < lanes; ++l) sum[l] += product[l];
+}
+
+// The same of the first `lanes` elements but `skip`.
+[[gnu::always_inline]] inline void add_some_products(const float* p, const float* v, float c, int skip, double* sum, float* magnitude) {
+#pragma omp simd
+    for (int l = 0; l < lanes; ++l) {
+        float weight = l >= skip ? p[l] : 0, product = weight * (v[l] - c);
+        sum[l] += product, magnitude[l] += std::abs(product);
+    }
+}
+
+inline Centre centre_of(const float* p, const float* v, ptrdiff_t n, float c) {
+    double sum[lanes] = {};
+    float magnitude[lanes] = {};
+    ptrdiff_t i = 0;
+    for (; i + 4 * lanes <= n; i += 4 * lanes) add_products(p + i, v + i, c, sum, magnitude);
+    for (; i + lanes <= n; i += lanes) add_some_products(p + i, v + i, c, 0, sum, magnitude);
+    if (i < n && n >= lanes) {
+        ptrdiff_t last = n - lanes;
+        add_some_products(p + last, v + last, c, static_cast<int>(i - last), sum, magnitude);
+    } else {
+        for (; i < n; ++i) sum[0] += p[i] * (v[i] - c), magnitude[0] += std::abs(p[i] * (v[i] - c));
+    }
+    fold_sum<lanes / 2>(sum);
+    fold_sum<lanes / 2>(magnitude);
+    return {sum[0], magnitude[0]};
+}
+
+inline Centre centre_of(const float* p, const float* v, ptrdiff_t n, float c, int threads) {
+    if (n <= chunk) return centre_of(p, v, n, c);
+    Centre all;
+    add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return centre_of(p + from, v + from, length, c); },
+               [&](const Centre& part) { all.sum += part.sum, all.magnitude += part.magnitude; });
+    return all;
+}
+
+// A number c near the mean sum(p * v), and the mean of v - c, for a result in float32; false where they are not finite, or so
+// small that products may have been subnormal.
+inline bool near_mean(const float* p, const float* v, ptrdiff_t n, int threads, float& c, float& mean) {
+    float first[lanes];
+    std::copy_n(v, lanes, first);
+    fold_sum<lanes / 2>(first);
+    c = first[0] / lanes;
+    Centre centre = centre_of(p, v, n, c, threads);
+    if (!centre.is_near()) {
+        c += static_cast<float>(centre.sum);
+        centre = centre_of(p, v, n, c, threads);
+    }
+    if (!centre.is_near()) {  // one p is 1 but for rounding: the mean of the others is that of their distance from its v
+        c = v[largest(p, n)];
+        centre = centre_of(p, v, n, c, threads);
+    }
+    mean = static_cast<float>(centre.sum);
+    return std::isfinite(mean) && std::abs(mean) > 0x1p-100f;
+}
+
+// Of a short row of float32, in double: relative to an element that is not negligible, whose v the mean can be told from.
+inline bool short_mean(const float* p, const float* v, ptrdiff_t n, double& c, double& mean) {
+    ptrdiff_t i = 0;
+    while (i < n - 1 && !(p[i] >= 0x1p-26f)) ++i;
+    c = v[i];
+    double sum = 0, sum_1 = 0, sum_2 = 0, sum_3 = 0, weight = 0, weight_1 = 0, weight_2 = 0, weight_3 = 0;
+    for (i = 0; i + 4 <= n; i += 4) {
+        sum += p[i] * (v[i] - c), weight += p[i];
+        sum_1 += p[i + 1] * (v[i + 1] - c), weight_1 += p[i + 1];
+        sum_2 += p[i + 2] * (v[i + 2] - c), weight_2 += p[i + 2];
+        sum_3 += p[i + 3] * (v[i + 3] - c), weight_3 += p[i + 3];
+    }
+    for (; i < n; ++i) sum += p[i] * (v[i] - c), weight += p[i];
+    mean = ((sum + sum_1) + (sum_2 + sum_3)) / ((weight + weight_1) + (weight_2 + weight_3));
+    return std::isfinite(mean);
+}
+
+// One element of softmax_vjp, or of log_softmax_jvp.
+template <Function function, class Work, class T>
+[[gnu::always_inline]] inline T centred(T p, T v, Work c, Work mean) {
+    Work h = (v - c) - mean;
+    if constexpr (function == SOFTMAX_VJP) return static_cast<T>(p * h);
+    else return p == 0 ? 0 : static_cast<T>(h);
+}
+
+template <Function function, class Work>
+void fast_chunk(const float* p, const float* v, float* y, ptrdiff_t n, Work c, Work mean) {
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = centred<function>(p[i], v[i], c, mean);
+}
+
+template <Function function>
+void fast_stream(const float* p, const float* v, float* y, ptrdiff_t n, float c, float mean) {
+    bool from_end = is_just_ahead(y, p) || is_just_ahead(y, v);
+    stream(y, n, from_end, [=](ptrdiff_t i) { return centred<function>(p[i], v[i], c, mean); });
+}
+
+// A row of float32; false where that takes more: where v is not finite, or no element counts.
+template <Function function>
+bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads, bool streams) {
+    if (n <= short_row) {
+        double c, mean;
+        if (!short_mean(p, v, n, c, mean)) return false;
+        fast_chunk<function>(p, v, y, n, c, mean);
+        return true;
+    }
+    float c, mean;
+    if (!near_mean(p, v, n, threads, c, mean)) return false;
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        (streams ? fast_stream<function> : fast_chunk<function, float>)(p + from, v + from, y + from, length, c, mean);
+    });
+    return true;
+}
+
+template <Function function, class T>
+void product_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, double mean) {
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        double h = relative(p[i], v[i], v_k) - mean;
+        if constexpr (function == SOFTMAX_VJP) y[i] = static_cast<T>(p[i] * h);
+        else y[i] = p[i] == 0 ? 0 : static_cast<T>(h);
+    }
 }
 
 // y = p * (v - sum(p * v)) = p * (h - sum(p * h)), h = v - v[k]: what all of v have in common drops out exactly.
-template <class T>
-void softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads) {
+// Of log_softmax_jvp, y = h - sum(p * h).
+template <Function function, class T>
+void product_with_jacobian(const T* p, const T* v, T* y, ptrdiff_t n, int threads, bool streams) {
+    if constexpr (sizeof(T) == 4)
+        if (fast_row<function>(p, v, y, n, threads, streams)) return;
     ptrdiff_t k = largest(p, n);
     T v_k = counted(p[k], v[k]);
     double mean = rounded(weighted_mean(p, v, n, v_k, threads));
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        softmax_vjp_chunk(p + from, v + from, y + from, length, v_k, mean);
+        product_chunk<function>(p + from, v + from, y + from, length, v_k, mean);
     });
 }
 
@@ -142,24 +290,6 @@ void softmax_vjp_derivative(const T* p, const T* v, const T* u, T* y, ptrdiff_t 
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         vjp_derivative_chunk(p + from, v + from, u + from, y + from, length, v_k, u_k, {v_mean, u_mean}, covariance);
     });
-}
-
-template <class T>
-void log_softmax_jvp_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, double mean) {
-#pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) {
-        T change = static_cast<T>(relative(p[i], v[i], v_k) - mean);
-        y[i] = p[i] == 0 ? 0 : change;
-    }
-}
-
-// y = v - sum(p * v) = h - sum(p * h).
-template <class T>
-void log_softmax_jvp(const T* p, const T* v, T* y, ptrdiff_t n, int threads) {
-    ptrdiff_t k = largest(p, n);
-    T v_k = counted(p[k], v[k]);
-    double mean = rounded(weighted_mean(p, v, n, v_k, threads));
-    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { log_softmax_jvp_chunk(p + from, v + from, y + from, length, v_k, mean); });
 }
 
 // The sum of all v but v[k], where p is not 0.

@@ -43,6 +43,7 @@ struct Rows {
     const bool* where = nullptr;  // of softmax, log_softmax, logsumexp along the last axis: the elements that count
     ptrdiff_t first = 0;
     int threads = 1;  // that share each row
+    bool streams = false;  // y is too large to stay in the cache
 };
 
 constexpr ptrdiff_t columns_at_a_time = 16;  // where they are transposed

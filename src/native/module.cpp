@@ -43,6 +43,8 @@ const Kernels* kernels;  // the chosen ones
 constexpr npy_intp few = 8192;  // fewer elements are computed, or written, without releasing the GIL
 constexpr npy_intp share = 1 << 16;  // a thread of its own pays for that many
 
+npy_intp cached = 24 << 20;  // bytes that a cache may keep
+
 bool is_forked_child = false;  // there OpenMP would wait for threads that the fork did not copy
 
 // Whether an array is of the bfloat16 that ml_dtypes has registered with NumPy.
@@ -114,6 +116,7 @@ bool run(Function function, PyArrayObject* x, Rows rows) {
     npy_intp needed = rows.after > 1 ? column_scratch(rows.n) : rows.where && function == LOGSUMEXP ? rows.n : 0;
     npy_intp scratch = needed * PyArray_ITEMSIZE(x);
     if (scratch && !(rows.scratch = PyMem_RawMalloc(scratch * threads))) return PyErr_NoMemory() != nullptr;
+    rows.streams = elements * PyArray_ITEMSIZE(x) > cached;
     bool invalid;
     if (elements < few) {
         invalid = kernel(rows);

@@ -1,0 +1,58 @@
+// Writes past the caches, for results that are too large to stay there: their lines need not be read first.
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr ptrdiff_t line = 64 / sizeof(float);
+
+// y = x, for a line of the cache.
+[[gnu::always_inline]] inline void stream_line(float* y, const float* x) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(y, _mm512_loadu_ps(x));
+#elif defined(__AVX__)
+    for (ptrdiff_t i = 0; i < line; i += 8) _mm256_stream_ps(y + i, _mm256_loadu_ps(x + i));
+#elif defined(__SSE2__)
+    for (ptrdiff_t i = 0; i < line; i += 4) _mm_stream_ps(y + i, _mm_loadu_ps(x + i));
+#else
+    std::copy_n(x, line, y);
+#endif
+}
+
+// Whether y lies just ahead of x, but for multiples of 4096 bytes: then a write is taken for one to what is read next, which
+// waits for it, unless one goes from the end to the start. (So lie arrays of NumPy of equal sizes up to 32 MiB.)
+inline bool is_just_ahead(const float* y, const float* x) {
+    return (reinterpret_cast<uintptr_t>(y) - reinterpret_cast<uintptr_t>(x)) % 4096 < 1024;
+}
+
+// y[i] = at(i) for i < n, from the start or the end.
+template <class At>
+[[gnu::always_inline]] inline void stream(float* y, ptrdiff_t n, bool from_end, At at) {
+    ptrdiff_t head = std::min<ptrdiff_t>(n, -(reinterpret_cast<uintptr_t>(y) / sizeof(float)) % line), lines = (n - head) / line;
+    auto write_line = [=](ptrdiff_t i) __attribute__((always_inline)) {
+        float values[line];
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < line; ++l) values[l] = at(i + l);
+        stream_line(y + i, values);
+    };
+    if (from_end)
+        for (ptrdiff_t k = lines - 1; k >= 0; --k) write_line(head + k * line);
+    else
+        for (ptrdiff_t k = 0; k < lines; ++k) write_line(head + k * line);
+    for (ptrdiff_t i = 0; i < head; ++i) y[i] = at(i);
+    for (ptrdiff_t i = head + lines * line; i < n; ++i) y[i] = at(i);
+}
+
+// What was streamed is there for other threads as well.
+inline void end_streams() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+}  // namespace
