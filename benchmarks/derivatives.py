@@ -1,12 +1,12 @@
 """How exact the derivatives are where one logit outweighs the others, beside torch and JAX.
 
-    python benchmarks/derivatives.py            prints the tables of docs/derivatives.md
-    python benchmarks/derivatives.py --plot docs/derivatives.png
+    python benchmarks/derivatives.py            prints the tables
+    python benchmarks/derivatives.py --write    puts them into docs/derivatives.md, with the picture
 
 Rows of 10 logits, one of them `gap` above the largest of the others, which are standard normal, and
-gradients that are standard normal; everything in float32. The error of a row is its largest
-absolute error over its largest exact entry, from 60 digits of mpmath; the largest of 50 rows is
-shown, in percent where that is readable. torch and JAX differentiate their own softmax of the
+gradients that are standard normal (the loss: of the largest as the target); everything in float32.
+The error of a row is its largest absolute error over its largest exact entry, from 60 digits of
+mpmath; the largest of 50 rows is shown. torch and JAX differentiate their own softmax of the
 logits; NumPy is the formula written out.
 """
 
@@ -23,12 +23,14 @@ import numpy as np
 import fastsoftmax as fsm
 
 Array = Any
+DOCS = Path(__file__).parent.parent / "docs"
+BEGIN, END = "<!-- measured -->", "<!-- end of what was measured -->"
 GAPS = [0, 4, 8, 12, 14, 15, 16, 18, 20, 30, 40, 60, 80]
 ROWS, N = 50, 10
 WHAT = {
     "softmax_vjp": "Gradient through softmax",
     "softmax_jacobian": "Jacobian of softmax",
-    "log_softmax_vjp": "Gradient of the logarithmic loss, whose target is the largest",
+    "log_softmax_vjp": "Gradient of the logarithmic loss",
 }
 
 
@@ -165,7 +167,7 @@ def draw(path: Path, found: dict[str, dict[str, list[float]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--plot", metavar="FILE", type=Path)
+    parser.add_argument("--write", action="store_true", help="update docs/derivatives.md")
     options = parser.parse_args()
     contenders = {}
     for name, contender in CONTENDERS.items():
@@ -175,10 +177,15 @@ def main() -> None:
             continue
         contenders[name] = contender
     found = {what: measure(what, contenders) for what in WHAT}
-    for what, errors in found.items():
-        print(table(what, errors), end="\n\n")
-    if options.plot:
-        draw(options.plot, found)
+    tables = "\n\n".join(table(what, errors) for what, errors in found.items())
+    if not options.write:
+        print(tables)
+        return
+    page = DOCS / "derivatives.md"
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    draw(DOCS / "derivatives.png", found)
+    page.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,17 @@ def test_examples_of_docstrings(name: str) -> None:
     run(test)
 
 
-def test_example_of_the_readme() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    run(doctest.DocTestParser().get_doctest(text.replace("```", ""), {}, "README", None, 0))
+@pytest.mark.parametrize("page", ["README.md", "docs/derivatives.md"])
+def test_examples_of_pages(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    run(doctest.DocTestParser().get_doctest(text.replace("```", ""), {}, page, None, 0))
+
+
+def test_example_of_multinomial_regression() -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "multinomial.py"))
+    found = example["fit"](problem := example["digits"](), "trust-ncg", problem.hessian_product)
+    assert found["largest"] <= example["TOLERANCE"] and found["iterations"] < 50
+    assert found["loss"] == pytest.approx(0.0886583848, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", [n for n in fsm.__all__ if n.islower()])

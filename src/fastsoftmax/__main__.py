@@ -15,7 +15,11 @@ import numpy as np
 import fastsoftmax
 from fastsoftmax import _native
 
-FUNCTIONS = ["softmax", "log_softmax", "logsumexp", "softmax_vjp", "softmax_jacobian"]
+FUNCTIONS = [
+    *("softmax", "log_softmax", "logsumexp"),
+    *("softmax_vjp", "softmax_jvp", "log_softmax_vjp", "log_softmax_jvp"),
+    *("softmax_jacobian", "SoftmaxJacobian"),
+]
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 
 

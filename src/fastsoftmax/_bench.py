@@ -21,7 +21,8 @@ Array = Any
 Call = Callable[[], Any]
 
 SHORT_FORM = ["1x10", "65536x10", "16384x100", "8192x1000", "512x32000", "4x4194304"]
-SHORT_JACOBIANS = ["1x3", "1000x10", "100x100", "16x1000", "1x4000"]
+SHORT_JACOBIANS = ["1x3", "4096x10", "1024x100", "64x1000", "2x4096"]
+PRODUCTS = ["softmax_vjp", "softmax_jvp", "log_softmax_vjp", "log_softmax_jvp"]
 HEADER = """\
 | rows x n | our time | x copy | best peer | x best | times of the peers over ours |
 |---|---|---|---|---|---|"""
@@ -29,7 +30,7 @@ HEADER = """\
 
 @dataclass
 class Case:
-    """What is measured: a function of x along an axis, into out; g is the gradient of the VJP."""
+    """What is measured: a function of x along an axis, into out; g is what derivatives multiply."""
 
     function: str
     x: Array
@@ -67,6 +68,17 @@ class Formulas:
         np.subtract(g, (p * g).sum(axis=axis, keepdims=True), out=out)
         return np.multiply(out, p, out=out)
 
+    softmax_jvp = softmax_vjp
+
+    @staticmethod
+    def log_softmax_vjp(p: Array, g: Array, axis: int, out: Array) -> Array:
+        np.multiply(p, g.sum(axis=axis, keepdims=True), out=out)
+        return np.subtract(g, out, out=out)
+
+    @staticmethod
+    def log_softmax_jvp(p: Array, t: Array, axis: int, out: Array) -> Array:
+        return np.subtract(t, (p * t).sum(axis=axis, keepdims=True), out=out)
+
     @staticmethod
     def softmax_jacobian(p: Array, axis: int, out: Array) -> Array:
         np.multiply(p[..., :, None], -p[..., None, :], out=out)
@@ -76,8 +88,18 @@ class Formulas:
 
 
 def ours(case: Case) -> Call:
+    if case.function == "SoftmaxJacobian":
+        operator = fastsoftmax.SoftmaxJacobian(case.x)
+        return lambda: operator @ case.g
     call = getattr(fastsoftmax, case.function)
     return lambda: call(*case.inputs, case.axis, out=case.out)
+
+
+def function(case: Case) -> Call:
+    """What the product with the operator is compared with: it allocates its result too."""
+    if case.function != "SoftmaxJacobian":
+        raise NotImplementedError
+    return lambda: fastsoftmax.softmax_jvp(*case.inputs)
 
 
 def numpy(case: Case) -> Call:
@@ -111,9 +133,14 @@ def torch(case: Case) -> Call:
     torch.set_num_threads(case.threads)
     x, *g = map(tensor, case.inputs)
     out, axis = tensor(case.out), case.axis
-    if case.function == "softmax_vjp":
+    if case.function in ("softmax_vjp", "softmax_jvp"):
         vjp = torch.ops.aten._softmax_backward_data.out
         return lambda: vjp(g[0], x, axis, x.dtype, grad_input=out)
+    if case.function == "log_softmax_vjp":  # from the logarithms, which it exponentiates
+        log_vjp, logs = torch.ops.aten._log_softmax_backward_data.out, x.log()
+        return lambda: log_vjp(g[0], logs, axis, x.dtype, out=out)
+    if case.function == "log_softmax_jvp":
+        return lambda: torch.sub(g[0], (x * g[0]).sum(axis, keepdim=True), out=out)
     if case.function == "softmax_jacobian":
         return lambda: torch.sub(torch.diag_embed(x), x.unsqueeze(-1) * x.unsqueeze(-2), out=out)
     call = getattr(torch, case.function)
@@ -129,6 +156,9 @@ def jax(case: Case) -> Call:
         "log_softmax": jax.nn.log_softmax,
         "logsumexp": jax.scipy.special.logsumexp,
         "softmax_vjp": lambda p, g, axis: p * (g - (p * g).sum(axis, keepdims=True)),
+        "softmax_jvp": lambda p, t, axis: p * (t - (p * t).sum(axis, keepdims=True)),
+        "log_softmax_vjp": lambda p, g, axis: g - p * g.sum(axis, keepdims=True),
+        "log_softmax_jvp": lambda p, t, axis: t - (p * t).sum(axis, keepdims=True),
         "softmax_jacobian": lambda p, axis: (
             p[..., :, None] * (jax.numpy.eye(p.shape[-1], dtype=p.dtype) - p[..., None, :])
         ),
@@ -162,6 +192,7 @@ def onnxruntime(case: Case) -> Call:
 
 
 PEERS: dict[str, Callable[[Case], Call]] = {
+    "softmax_jvp": function,
     "NumPy": numpy,
     "SciPy": scipy,
     "scikit-learn": scikit_learn,
@@ -230,7 +261,9 @@ def make_case(shape: str, function: str, dtype: str, axis: int, threads: int) ->
     size = {-1: (rows, n), 0: (n, rows), 1: (rows // after, n, after)}[axis]
     rng = np.random.default_rng(0)
     x = (3 * rng.standard_normal(size, np.float32)).astype(dtype)
-    if function == "softmax_vjp":
+    if function == "SoftmaxJacobian" and axis != -1:
+        raise ValueError("--function SoftmaxJacobian is measured along the last axis")
+    if function in (*PRODUCTS, "SoftmaxJacobian"):
         g = rng.standard_normal(size, np.float32).astype(dtype)
         return Case(function, fastsoftmax.softmax(x, axis), axis, np.empty_like(x), threads, g)
     if function == "softmax_jacobian":

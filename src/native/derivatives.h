@@ -106,99 +106,55 @@ template <ptrdiff_t half, class T>
     if constexpr (half > 1) fold_sum<half / 2>(x);
 }
 
-// Of a float32 row, or a part of it: the sum of p * (v - c), and no more than that of its magnitude.
-struct Centre {
-    double sum = 0, magnitude = 0;
-
-    // Whether c is so near the mean of v that rounding v - c is harmless: the mean of abs(v - v[k]), whatever k, is at least
-    // half of magnitude - abs(sum).
-    bool is_near() const { return std::abs(sum) <= magnitude / 2; }
+// Of a float32 row, or a part of it: the sums of p * (v - v[r]) and of p, in double.
+struct Weighted {
+    double sum, weight;
 };
 
-// Four products are added in float32 before they go to double. (One loop instead of three would keep fewer loads in flight.)
-[[gnu::always_inline]] inline void add_products(const float* p, const float* v, float c, double* sum, float* magnitude) {
-    float product[lanes];
-#pragma omp simd
-    for (ptrdiff_t l = 0; l < lanes; ++l) {
-        float a = p[l] * (v[l] - c), b = p[l + lanes] * (v[l + lanes] - c);
-        float d = p[l + 2 * lanes] * (v[l + 2 * lanes] - c), e = p[l + 3 * lanes] * (v[l + 3 * lanes] - c);
-        product[l] = (a + b) + (d + e);
-    }
-#pragma omp simd
-    for (ptrdiff_t l = 0; l < lanes; ++l) magnitude[l] += std::abs(product[l]);
-#pragma omp simd
-    for (ptrdiff_t l = 0; l < lanes; ++l) sum[l] += product[l];
-}
-
-// The same of the first `lanes` elements but `skip`.
-[[gnu::always_inline]] inline void add_some_products(const float* p, const float* v, float c, int skip, double* sum, float* magnitude) {
-#pragma omp simd
-    for (int l = 0; l < lanes; ++l) {
-        float weight = l >= skip ? p[l] : 0, product = weight * (v[l] - c);
-        sum[l] += product, magnitude[l] += std::abs(product);
-    }
-}
-
-inline Centre centre_of(const float* p, const float* v, ptrdiff_t n, float c) {
-    double sum[lanes] = {};
-    float magnitude[lanes] = {};
+inline Weighted short_weighted(const float* p, const float* v, ptrdiff_t n, double v_r) {
+    double sum = 0, sum_1 = 0, sum_2 = 0, sum_3 = 0, weight = 0, weight_1 = 0, weight_2 = 0, weight_3 = 0;
     ptrdiff_t i = 0;
-    for (; i + 4 * lanes <= n; i += 4 * lanes) add_products(p + i, v + i, c, sum, magnitude);
-    for (; i + lanes <= n; i += lanes) add_some_products(p + i, v + i, c, 0, sum, magnitude);
-    if (i < n && n >= lanes) {
-        ptrdiff_t last = n - lanes;
-        add_some_products(p + last, v + last, c, static_cast<int>(i - last), sum, magnitude);
-    } else {
-        for (; i < n; ++i) sum[0] += p[i] * (v[i] - c), magnitude[0] += std::abs(p[i] * (v[i] - c));
+    for (; i + 4 <= n; i += 4) {
+        sum += p[i] * (v[i] - v_r), weight += p[i];
+        sum_1 += p[i + 1] * (v[i + 1] - v_r), weight_1 += p[i + 1];
+        sum_2 += p[i + 2] * (v[i + 2] - v_r), weight_2 += p[i + 2];
+        sum_3 += p[i + 3] * (v[i + 3] - v_r), weight_3 += p[i + 3];
+    }
+    for (; i < n; ++i) sum += p[i] * (v[i] - v_r), weight += p[i];
+    return {(sum + sum_1) + (sum_2 + sum_3), (weight + weight_1) + (weight_2 + weight_3)};
+}
+
+inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r) {
+    double sum[lanes] = {}, weight[lanes] = {};
+    ptrdiff_t whole = n / lanes * lanes;
+    for (ptrdiff_t i = 0; i < whole; i += lanes) {
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) {
+            double w = p[i + l];
+            sum[l] += w * (v[i + l] - v_r), weight[l] += w;
+        }
     }
     fold_sum<lanes / 2>(sum);
-    fold_sum<lanes / 2>(magnitude);
-    return {sum[0], magnitude[0]};
+    fold_sum<lanes / 2>(weight);
+    Weighted rest = short_weighted(p + whole, v + whole, n - whole, v_r);
+    return {sum[0] + rest.sum, weight[0] + rest.weight};
 }
 
-inline Centre centre_of(const float* p, const float* v, ptrdiff_t n, float c, int threads) {
-    if (n <= chunk) return centre_of(p, v, n, c);
-    Centre all;
-    add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return centre_of(p + from, v + from, length, c); },
-               [&](const Centre& part) { all.sum += part.sum, all.magnitude += part.magnitude; });
+inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r, int threads) {
+    if (n <= short_row) return short_weighted(p, v, n, v_r);
+    if (n <= chunk) return weighted(p, v, n, v_r);
+    Weighted all{0, 0};
+    add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return weighted(p + from, v + from, length, v_r); },
+               [&](Weighted part) { all.sum += part.sum, all.weight += part.weight; });
     return all;
 }
 
-// A number c near the mean sum(p * v), and the mean of v - c, for a result in float32; false where they are not finite, or so
-// small that products may have been subnormal.
-inline bool near_mean(const float* p, const float* v, ptrdiff_t n, int threads, float& c, float& mean) {
-    float first[lanes];
-    std::copy_n(v, lanes, first);
-    fold_sum<lanes / 2>(first);
-    c = first[0] / lanes;
-    Centre centre = centre_of(p, v, n, c, threads);
-    if (!centre.is_near()) {
-        c += static_cast<float>(centre.sum);
-        centre = centre_of(p, v, n, c, threads);
-    }
-    if (!centre.is_near()) {  // one p is 1 but for rounding: the mean of the others is that of their distance from its v
-        c = v[largest(p, n)];
-        centre = centre_of(p, v, n, c, threads);
-    }
-    mean = static_cast<float>(centre.sum);
-    return std::isfinite(mean) && std::abs(mean) > 0x1p-100f;
-}
-
-// Of a short row of float32, in double: relative to an element that is not negligible, whose v the mean can be told from.
-inline bool short_mean(const float* p, const float* v, ptrdiff_t n, double& c, double& mean) {
-    ptrdiff_t i = 0;
-    while (i < n - 1 && !(p[i] >= 0x1p-26f)) ++i;
-    c = v[i];
-    double sum = 0, sum_1 = 0, sum_2 = 0, sum_3 = 0, weight = 0, weight_1 = 0, weight_2 = 0, weight_3 = 0;
-    for (i = 0; i + 4 <= n; i += 4) {
-        sum += p[i] * (v[i] - c), weight += p[i];
-        sum_1 += p[i + 1] * (v[i + 1] - c), weight_1 += p[i + 1];
-        sum_2 += p[i + 2] * (v[i + 2] - c), weight_2 += p[i + 2];
-        sum_3 += p[i + 3] * (v[i + 3] - c), weight_3 += p[i + 3];
-    }
-    for (; i < n; ++i) sum += p[i] * (v[i] - c), weight += p[i];
-    mean = ((sum + sum_1) + (sum_2 + sum_3)) / ((weight + weight_1) + (weight_2 + weight_3));
-    return std::isfinite(mean);
+// The first element that is not negligible. Doubles can tell the mean from its v: they differ by more than a 2^26th of what any
+// v differs from it, unless it has all the weight. (To look for the largest would take another pass.)
+inline ptrdiff_t first_with_weight(const float* p, ptrdiff_t n) {
+    ptrdiff_t r = 0;
+    while (r < n - 1 && !(p[r] >= 0x1p-26f)) ++r;
+    return r;
 }
 
 // One element of softmax_vjp, or of log_softmax_jvp.
@@ -221,19 +177,20 @@ void fast_stream(const float* p, const float* v, float* y, ptrdiff_t n, float c,
     stream(y, n, from_end, [=](ptrdiff_t i) { return centred<function>(p[i], v[i], c, mean); });
 }
 
-// A row of float32; false where that takes more: where v is not finite, or no element counts.
+// A row of float32; false where v is not finite, or no element counts.
 template <Function function>
 bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads, bool streams) {
+    double v_r = v[first_with_weight(p, n)];
+    Weighted all = weighted(p, v, n, v_r, threads);
+    double mean = all.sum / all.weight;
+    if (!std::isfinite(mean)) return false;
     if (n <= short_row) {
-        double c, mean;
-        if (!short_mean(p, v, n, c, mean)) return false;
-        fast_chunk<function>(p, v, y, n, c, mean);
+        fast_chunk<function>(p, v, y, n, v_r, mean);
         return true;
     }
-    float c, mean;
-    if (!near_mean(p, v, n, threads, c, mean)) return false;
+    float c = static_cast<float>(v_r + mean), rest = static_cast<float>((v_r - c) + mean);
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        (streams ? fast_stream<function> : fast_chunk<function, float>)(p + from, v + from, y + from, length, c, mean);
+        (streams ? fast_stream<function> : fast_chunk<function, float>)(p + from, v + from, y + from, length, c, rest);
     });
     return true;
 }
@@ -292,36 +249,75 @@ void softmax_vjp_derivative(const T* p, const T* v, const T* u, T* y, ptrdiff_t 
     });
 }
 
-// The sum of all v but v[k], where p is not 0.
+// The sum of v where p is not 0: of a short row one after the other, of a long one in lanes.
 template <class T>
-Pair sum_of_others(const T* p, const T* v, ptrdiff_t n, ptrdiff_t k) {
-    return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(i == k || p[i] == 0 ? 0 : static_cast<double>(v[i])); });
+Pair counted_sum(const T* p, const T* v, ptrdiff_t n) {
+    Pair sum{0, 0};
+    ptrdiff_t i = 0;
+    if (n <= short_row) {
+        for (; i < n; ++i) add_term<T>(sum.high, sum.low, static_cast<double>(counted(p[i], v[i])), 0.0);
+        return sum;
+    }
+    double high[lanes] = {}, low[lanes] = {};
+    for (; i + lanes <= n; i += lanes) {
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) {
+            T value = p[i + l] == 0 ? 0 : v[i + l];
+            add_term<T>(high[l], low[l], value, 0.0);
+        }
+    }
+    for (; i < n; ++i) add_term<T>(sum.high, sum.low, static_cast<double>(counted(p[i], v[i])), 0.0);
+    for (ptrdiff_t l = 0; l < lanes; ++l) accumulate(sum.high, sum.low, high[l], low[l]);
+    return sum;
 }
 
+// The sum of all v but v[k], where p is not 0: of what is before it and what is after.
 template <class T>
 Pair sum_of_others(const T* p, const T* v, ptrdiff_t n, ptrdiff_t k, int threads) {
-    return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return sum_of_others(p + from, v + from, length, k - from); });
+    return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        if (k < from || k >= from + length) return counted_sum(p + from, v + from, length);
+        Pair sum = counted_sum(p + from, v + from, k - from), after = counted_sum(p + k + 1, v + k + 1, from + length - k - 1);
+        accumulate(sum.high, sum.low, after.high, after.low);
+        return sum;
+    });
 }
 
-template <class T>
-void log_softmax_vjp_chunk(const T* p, const T* v, T* y, ptrdiff_t n, Pair sum) {
+// One element of log_softmax_vjp: v - p * sum(v).
+[[gnu::always_inline]] inline double less_share(double p, double v, Pair sum) { return fma(-p, sum.high, v) - p * sum.low; }
+[[gnu::always_inline]] inline float less_share(float p, float v, float sum) {
+    float y = v - p * sum;
+    return p == 0 ? 0 : y;
+}
+
+inline void log_softmax_vjp_chunk(const double* p, const double* v, double* y, ptrdiff_t n, Pair sum) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) {
-        T result;
-        if constexpr (sizeof(T) == 8) result = fma(-p[i], sum.high, v[i]) - p[i] * sum.low;
-        else result = static_cast<T>(v[i] - p[i] * sum.high);
-        y[i] = p[i] == 0 ? 0 : result;
+        double share = less_share(p[i], v[i], sum);
+        y[i] = p[i] == 0 ? 0 : share;
     }
+}
+
+inline void log_softmax_vjp_chunk(const float* p, const float* v, float* y, ptrdiff_t n, float sum) {
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = less_share(p[i], v[i], sum);
+}
+
+inline void log_softmax_vjp_stream(const float* p, const float* v, float* y, ptrdiff_t n, float sum) {
+    stream(y, n, is_just_ahead(y, p) || is_just_ahead(y, v), [=](ptrdiff_t i) { return less_share(p[i], v[i], sum); });
 }
 
 // y = v - p * sum(v); at the largest p, (sum of the other p) * v - p * (sum of the other v).
 template <class T>
-void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads) {
+void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, bool streams) {
     ptrdiff_t k = largest(p, n);
     double p_k = p[k], v_k = counted(p[k], v[k]);
     Pair other_p = sum_of_others(p, p, n, k, threads), other_v = sum_of_others(p, v, n, k, threads), sum = other_v;
     accumulate(sum.high, sum.low, v_k, 0);
-    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { log_softmax_vjp_chunk(p + from, v + from, y + from, length, sum); });
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        if constexpr (sizeof(T) == 8) log_softmax_vjp_chunk(p + from, v + from, y + from, length, sum);
+        else (streams ? log_softmax_vjp_stream : static_cast<decltype(&log_softmax_vjp_stream)>(log_softmax_vjp_chunk))(p + from, v + from, y + from, length, static_cast<float>(sum.high));
+    });
+    if (streams) end_streams();
     y[k] = static_cast<T>(rounded(other_p) * v_k - p_k * rounded(other_v));
 }
 
