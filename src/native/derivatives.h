@@ -74,7 +74,7 @@ template <class T, class Function>
 }
 
 template <class T>
-T counted(T p, T v) {
+[[gnu::always_inline]] inline T counted(T p, T v) {
     return p == 0 ? 0 : v;
 }
 
@@ -249,31 +249,35 @@ void softmax_vjp_derivative(const T* p, const T* v, const T* u, T* y, ptrdiff_t 
     });
 }
 
-// The sum of v where p is not 0: of a short row one after the other, of a long one in lanes.
+// The sum of v where p is not 0, in lanes.
 template <class T>
 Pair counted_sum(const T* p, const T* v, ptrdiff_t n) {
-    Pair sum{0, 0};
-    ptrdiff_t i = 0;
-    if (n <= short_row) {
-        for (; i < n; ++i) add_term<T>(sum.high, sum.low, static_cast<double>(counted(p[i], v[i])), 0.0);
-        return sum;
-    }
     double high[lanes] = {}, low[lanes] = {};
-    for (; i + lanes <= n; i += lanes) {
+    ptrdiff_t whole = n / lanes * lanes;
+    for (ptrdiff_t i = 0; i < whole; i += lanes) {
 #pragma omp simd
-        for (ptrdiff_t l = 0; l < lanes; ++l) {
-            T value = p[i + l] == 0 ? 0 : v[i + l];
-            add_term<T>(high[l], low[l], value, 0.0);
-        }
+        for (ptrdiff_t l = 0; l < lanes; ++l) add_term<T>(high[l], low[l], static_cast<double>(counted(p[i + l], v[i + l])), 0.0);
     }
-    for (; i < n; ++i) add_term<T>(sum.high, sum.low, static_cast<double>(counted(p[i], v[i])), 0.0);
+    Pair sum{0, 0};
     for (ptrdiff_t l = 0; l < lanes; ++l) accumulate(sum.high, sum.low, high[l], low[l]);
+    for (ptrdiff_t i = whole; i < n; ++i) accumulate(sum.high, sum.low, static_cast<double>(counted(p[i], v[i])), 0.0);
     return sum;
 }
 
 // The sum of all v but v[k], where p is not 0: of what is before it and what is after.
 template <class T>
 Pair sum_of_others(const T* p, const T* v, ptrdiff_t n, ptrdiff_t k, int threads) {
+    if (n <= short_row) {
+        Pair even{0, 0}, odd{0, 0};
+        auto term = [=](ptrdiff_t i) { return i == k ? 0 : static_cast<double>(counted(p[i], v[i])); };
+        for (ptrdiff_t i = 0; i < n / 2 * 2; i += 2) {
+            add_term<T>(even.high, even.low, term(i), 0.0);
+            add_term<T>(odd.high, odd.low, term(i + 1), 0.0);
+        }
+        if (n % 2) add_term<T>(even.high, even.low, term(n - 1), 0.0);
+        accumulate(even.high, even.low, odd.high, odd.low);
+        return even;
+    }
     return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         if (k < from || k >= from + length) return counted_sum(p + from, v + from, length);
         Pair sum = counted_sum(p + from, v + from, k - from), after = counted_sum(p + k + 1, v + k + 1, from + length - k - 1);
@@ -321,29 +325,82 @@ void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, boo
     y[k] = static_cast<T>(rounded(other_p) * v_k - p_k * rounded(other_v));
 }
 
-// What is left of 1 - p[i]: for the largest p, the sum of the others.
+// 1 - p[i]; of a p above 1/2, of which there is one at most, the sum of the others.
 template <class T>
 struct OneLess {
     const T* p;
-    ptrdiff_t k;
-    double others;
-    OneLess(const T* p, ptrdiff_t n, int threads) : p(p), k(largest(p, n)), others(rounded(sum_of_others(p, p, n, k, threads))) {}
+    ptrdiff_t k = -1;
+    double others = 0;
+
+    OneLess(const T* p, ptrdiff_t n, int threads) : p(p) {
+        if (n > short_row) k = largest(p, n);
+        else
+            for (ptrdiff_t i = 0; i < n; ++i) k = p[i] > T(0.5) ? i : k;
+        if (k >= 0) others = rounded(sum_of_others(p, p, n, k, threads));
+    }
     double operator()(ptrdiff_t i) const { return i == k ? others : 1 - static_cast<double>(p[i]); }
 };
 
+// y[j] = -(scale * p[j]): by eights, the last of which go over some again, which is faster than an end of their own.
 template <class T>
-void softmax_jacobian_row(const T* p, T* y, ptrdiff_t n, ptrdiff_t i, double one_less) {
-    T p_i = p[i];
+[[gnu::always_inline]] inline void negative(const T* p, T* y, ptrdiff_t n, T scale) {
+    constexpr ptrdiff_t width = 8;
+    auto put = [=](ptrdiff_t from, ptrdiff_t length) __attribute__((always_inline)) {
 #pragma omp simd
-    for (ptrdiff_t j = 0; j < n; ++j) y[j] = 0 - p_i * p[j];
-    y[i] = static_cast<T>(p_i * one_less);
+        for (ptrdiff_t j = from; j < from + length; ++j) y[j] = 0 - scale * p[j];
+    };
+    if (n < width || n > short_row) return put(0, n);
+    for (ptrdiff_t j = 0; j + width <= n; j += width) put(j, width);
+    put(n - width, width);
+}
+
+// y[i, j] = (i == j ? diagonal(i) : 0) - scale(i) * p[j].
+template <class T, class Scale, class Diagonal>
+void outer(const T* p, T* y, ptrdiff_t n, int threads, Scale scale, Diagonal diagonal) {
+    each(n, threads, [=](ptrdiff_t i) {
+        negative(p, y + i * n, n, scale(i));
+        y[i * (n + 1)] = static_cast<T>(diagonal(i));
+    });
+}
+
+// The same, streamed: rows that are short, some at a time, put together in the first-level cache.
+template <class Scale, class Diagonal>
+void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scale, Diagonal diagonal) {
+    constexpr ptrdiff_t size = 4096;
+    if (n >= size / 8) {
+        each(n, threads, [=](ptrdiff_t i) {
+            float factor = scale(i);
+            stream(y + i * n, n, false, [=](ptrdiff_t j) { return 0 - factor * p[j]; });
+        });
+        end_streams();
+        for (ptrdiff_t i = 0; i < n; ++i) y[i * (n + 1)] = static_cast<float>(diagonal(i));
+        return;
+    }
+    ptrdiff_t some = size / n;
+    each((n + some - 1) / some, threads, [=](ptrdiff_t group) {
+        float rows[size];
+        ptrdiff_t from = group * some, count = std::min(some, n - from);
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            negative(p, rows + i * n, n, scale(from + i));
+            rows[i * n + from + i] = static_cast<float>(diagonal(from + i));
+        }
+        stream(y + from * n, count * n, false, [&](ptrdiff_t i) { return rows[i]; });
+    });
+    end_streams();
+}
+
+template <class T, class Scale, class Diagonal>
+void outer(const T* p, T* y, ptrdiff_t n, int threads, bool streams, Scale scale, Diagonal diagonal) {
+    if constexpr (sizeof(T) == 4)
+        if (streams) return outer_stream(p, y, n, threads, scale, diagonal);
+    outer(p, y, n, threads, scale, diagonal);
 }
 
 // y[i, j] = p[i] * ((i == j) - p[j]).
 template <class T>
-void softmax_jacobian(const T* p, T* y, ptrdiff_t n, int threads) {
+void softmax_jacobian(const T* p, T* y, ptrdiff_t n, int threads, bool streams) {
     OneLess<T> one_less(p, n, threads);
-    each(n, threads, [=](ptrdiff_t i) { softmax_jacobian_row(p, y + i * n, n, i, one_less(i)); });
+    outer(p, y, n, threads, streams, [=](ptrdiff_t i) { return p[i]; }, [=](ptrdiff_t i) { return p[i] * one_less(i); });
 }
 
 template <class T>
@@ -352,22 +409,12 @@ void softmax_jacobian_diagonal(const T* p, T* y, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = static_cast<T>(p[i] * one_less(i));
 }
 
+// y[i, j] = (i == j) - p[j]; 0 where p[i] is 0.
 template <class T>
-void log_softmax_jacobian_row(const T* p, T* y, ptrdiff_t n, ptrdiff_t i, double one_less) {
-    if (p[i] == 0) {
-        std::fill_n(y, n, T(0));
-        return;
-    }
-#pragma omp simd
-    for (ptrdiff_t j = 0; j < n; ++j) y[j] = 0 - p[j];
-    y[i] = static_cast<T>(one_less);
-}
-
-// y[i, j] = (i == j) - p[j].
-template <class T>
-void log_softmax_jacobian(const T* p, T* y, ptrdiff_t n, int threads) {
+void log_softmax_jacobian(const T* p, T* y, ptrdiff_t n, int threads, bool streams) {
     OneLess<T> one_less(p, n, threads);
-    each(n, threads, [=](ptrdiff_t i) { log_softmax_jacobian_row(p, y + i * n, n, i, one_less(i)); });
+    outer(p, y, n, threads, streams, [=](ptrdiff_t i) { return T(p[i] != 0); },
+          [=](ptrdiff_t i) { return p[i] == 0 ? 0 : one_less(i); });
 }
 
 }  // namespace

@@ -249,10 +249,10 @@ bool derivatives(const Rows& r) {
         if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP)
             product_with_jacobian<function>(row(r.x), row(r.v), y, n, r.threads, r.streams);
         else if constexpr (function == SOFTMAX_VJP_DERIVATIVE) softmax_vjp_derivative(row(r.x), row(r.v), row(r.u), y, n, r.threads);
-        else if constexpr (function == SOFTMAX_JACOBIAN) softmax_jacobian(row(r.x), y, n, r.threads);
+        else if constexpr (function == SOFTMAX_JACOBIAN) softmax_jacobian(row(r.x), y, n, r.threads, r.streams);
         else if constexpr (function == SOFTMAX_JACOBIAN_DIAGONAL) softmax_jacobian_diagonal(row(r.x), y, n);
         else if constexpr (function == LOG_SOFTMAX_VJP) log_softmax_vjp(row(r.x), row(r.v), y, n, r.threads, r.streams);
-        else log_softmax_jacobian(row(r.x), y, n, r.threads);
+        else log_softmax_jacobian(row(r.x), y, n, r.threads, r.streams);
     }
     if (r.streams) end_streams();
     return false;

@@ -48,7 +48,7 @@ template <class At>
     for (ptrdiff_t i = head + lines * line; i < n; ++i) y[i] = at(i);
 }
 
-// What was streamed is there for other threads as well.
+// What was streamed is there for other threads as well. (Those that share a row meet at a barrier, which does as much.)
 inline void end_streams() {
 #if defined(__SSE2__)
     _mm_sfence();
