@@ -249,6 +249,19 @@ void softmax_vjp_derivative(const T* p, const T* v, const T* u, T* y, ptrdiff_t 
     });
 }
 
+// The index of a p above 1/2, of which there is one at most; -1 where there is none. Only its 1 - p can cancel.
+template <class T>
+ptrdiff_t above_half(const T* p, ptrdiff_t n) {
+    ptrdiff_t k = -1;
+    if (n <= short_row) {
+        for (ptrdiff_t i = 0; i < n; ++i) k = p[i] > T(0.5) ? i : k;
+        return k;
+    }
+    for (ptrdiff_t i = 0; i < n && k < 0; i += block)
+        if (ptrdiff_t length = std::min(block, n - i); maximum(p + i, length) > T(0.5)) k = i + largest(p + i, length);
+    return k;
+}
+
 // The sum of v where p is not 0, in lanes.
 template <class T>
 Pair counted_sum(const T* p, const T* v, ptrdiff_t n) {
@@ -310,34 +323,30 @@ inline void log_softmax_vjp_stream(const float* p, const float* v, float* y, ptr
     stream(y, n, is_just_ahead(y, p) || is_just_ahead(y, v), [=](ptrdiff_t i) { return less_share(p[i], v[i], sum); });
 }
 
-// y = v - p * sum(v); at the largest p, (sum of the other p) * v - p * (sum of the other v).
+// y = v - p * sum(v); at a p above 1/2, (sum of the other p) * v - p * (sum of the other v).
 template <class T>
 void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, bool streams) {
-    ptrdiff_t k = largest(p, n);
-    double p_k = p[k], v_k = counted(p[k], v[k]);
-    Pair other_p = sum_of_others(p, p, n, k, threads), other_v = sum_of_others(p, v, n, k, threads), sum = other_v;
+    ptrdiff_t k = above_half(p, n);
+    double p_k = k < 0 ? 0 : p[k], v_k = k < 0 ? 0 : v[k];
+    Pair other_v = sum_of_others(p, v, n, k, threads), sum = other_v;
     accumulate(sum.high, sum.low, v_k, 0);
+    double other_p = k < 0 ? 1 : rounded(sum_of_others(p, p, n, k, threads));
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         if constexpr (sizeof(T) == 8) log_softmax_vjp_chunk(p + from, v + from, y + from, length, sum);
         else (streams ? log_softmax_vjp_stream : static_cast<decltype(&log_softmax_vjp_stream)>(log_softmax_vjp_chunk))(p + from, v + from, y + from, length, static_cast<float>(sum.high));
     });
     if (streams) end_streams();
-    y[k] = static_cast<T>(rounded(other_p) * v_k - p_k * rounded(other_v));
+    if (k >= 0) y[k] = static_cast<T>(other_p * v_k - p_k * rounded(other_v));
 }
 
-// 1 - p[i]; of a p above 1/2, of which there is one at most, the sum of the others.
+// 1 - p[i]; of a p above 1/2, the sum of the others.
 template <class T>
 struct OneLess {
     const T* p;
-    ptrdiff_t k = -1;
-    double others = 0;
-
-    OneLess(const T* p, ptrdiff_t n, int threads) : p(p) {
-        if (n > short_row) k = largest(p, n);
-        else
-            for (ptrdiff_t i = 0; i < n; ++i) k = p[i] > T(0.5) ? i : k;
-        if (k >= 0) others = rounded(sum_of_others(p, p, n, k, threads));
-    }
+    ptrdiff_t k;
+    double others;
+    OneLess(const T* p, ptrdiff_t n, int threads)
+        : p(p), k(above_half(p, n)), others(k < 0 ? 0 : rounded(sum_of_others(p, p, n, k, threads))) {}
     double operator()(ptrdiff_t i) const { return i == k ? others : 1 - static_cast<double>(p[i]); }
 };
 
