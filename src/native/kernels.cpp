@@ -4,10 +4,11 @@
 #include <algorithm>
 
 #include "columns.h"
-#include "derivatives.h"
 #include "eigenvalues.h"
 #include "half_rows.h"
+#include "jacobians.h"
 #include "long_rows.h"
+#include "products.h"
 #include "short_rows.h"
 
 namespace {

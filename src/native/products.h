@@ -1,5 +1,5 @@
-// Derivatives of softmax and log_softmax from the probabilities p, without cancellation: relative to k, the largest of the
-// row. Where p is 0, as of masked elements, the vectors do not count, and the result is 0.
+// Products of vectors with the Jacobians of softmax and log_softmax, from the probabilities p, without cancellation. Where p is
+// 0, as of masked elements, the vectors do not count, and the result is 0.
 #pragma once
 #include "short_rows.h"
 #include "stream.h"
@@ -37,11 +37,30 @@ ptrdiff_t largest(const T* p, ptrdiff_t n) {
     return i < length ? from + i : 0;
 }
 
+// Adds up 2 * half elements, in x[0].
+template <ptrdiff_t half, class T>
+[[gnu::always_inline]] inline void fold_sum(T* x) {
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < half; ++l) x[l] += x[l + half];
+    if constexpr (half > 1) fold_sum<half / 2>(x);
+}
+
+// The sum of what was added up in lanes, see add_term.
+template <class T>
+Pair total(double* high, const double* low) {
+    if constexpr (sizeof(T) == 4) {
+        fold_sum<lanes / 2>(high);
+        return {high[0], 0};
+    }
+    Pair sum{0, 0};
+    for (ptrdiff_t l = 0; l < lanes; ++l) accumulate(sum.high, sum.low, high[l], low[l]);
+    return sum;
+}
+
 // high + low += term: for a result of float32 in plain double, for float64 with the rounding errors.
 template <class T>
 struct Term {
     double value, error;
-    explicit Term(double v) : value(v), error(0) {}
     Term(double a, double b) : value(a * b), error(sizeof(T) == 8 ? fma(a, b, -(a * b)) : 0) {}
 };
 
@@ -49,27 +68,22 @@ struct Term {
 template <class T, class Function>
 [[gnu::always_inline]] inline Pair sum_of(ptrdiff_t n, Function term) {
     Pair sum{0, 0};
-    if (n <= short_row) {
-        for (ptrdiff_t i = 0; i < n; ++i) {
-            Term<T> t = term(i);
-            add_term<T>(sum.high, sum.low, t.value, t.error);
-        }
-        return sum;
-    }
-    double high[lanes] = {}, low[lanes] = {};
     ptrdiff_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
+    if (n > short_row) {
+        double high[lanes] = {}, low[lanes] = {};
+        for (; i + lanes <= n; i += lanes) {
 #pragma omp simd
-        for (ptrdiff_t l = 0; l < lanes; ++l) {
-            Term<T> t = term(i + l);
-            add_term<T>(high[l], low[l], t.value, t.error);
+            for (ptrdiff_t l = 0; l < lanes; ++l) {
+                Term<T> t = term(i + l);
+                add_term<T>(high[l], low[l], t.value, t.error);
+            }
         }
+        sum = total<T>(high, low);
     }
     for (; i < n; ++i) {
         Term<T> t = term(i);
-        add_term<T>(high[i % lanes], low[i % lanes], t.value, t.error);
+        add_term<T>(sum.high, sum.low, t.value, t.error);
     }
-    for (ptrdiff_t l = 0; l < lanes; ++l) accumulate(sum.high, sum.low, high[l], low[l]);
     return sum;
 }
 
@@ -96,14 +110,6 @@ Pair weighted_mean(const T* p, const T* v, ptrdiff_t n, T v_k, int threads) {
     return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         return sum_of_products(p + from, v + from, length, v_k);
     });
-}
-
-// Adds up 2 * half elements, in x[0].
-template <ptrdiff_t half, class T>
-[[gnu::always_inline]] inline void fold_sum(T* x) {
-#pragma omp simd
-    for (ptrdiff_t l = 0; l < half; ++l) x[l] += x[l + half];
-    if constexpr (half > 1) fold_sum<half / 2>(x);
 }
 
 // Of a float32 row, or a part of it: the sums of p * (v - v[r]) and of p, in double.
@@ -271,8 +277,7 @@ Pair counted_sum(const T* p, const T* v, ptrdiff_t n) {
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) add_term<T>(high[l], low[l], static_cast<double>(counted(p[i + l], v[i + l])), 0.0);
     }
-    Pair sum{0, 0};
-    for (ptrdiff_t l = 0; l < lanes; ++l) accumulate(sum.high, sum.low, high[l], low[l]);
+    Pair sum = total<T>(high, low);
     for (ptrdiff_t i = whole; i < n; ++i) accumulate(sum.high, sum.low, static_cast<double>(counted(p[i], v[i])), 0.0);
     return sum;
 }
@@ -337,93 +342,6 @@ void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, boo
     });
     if (streams) end_streams();
     if (k >= 0) y[k] = static_cast<T>(other_p * v_k - p_k * rounded(other_v));
-}
-
-// 1 - p[i]; of a p above 1/2, the sum of the others.
-template <class T>
-struct OneLess {
-    const T* p;
-    ptrdiff_t k;
-    double others;
-    OneLess(const T* p, ptrdiff_t n, int threads)
-        : p(p), k(above_half(p, n)), others(k < 0 ? 0 : rounded(sum_of_others(p, p, n, k, threads))) {}
-    double operator()(ptrdiff_t i) const { return i == k ? others : 1 - static_cast<double>(p[i]); }
-};
-
-// y[j] = -(scale * p[j]): by eights, the last of which go over some again, which is faster than an end of their own.
-template <class T>
-[[gnu::always_inline]] inline void negative(const T* p, T* y, ptrdiff_t n, T scale) {
-    constexpr ptrdiff_t width = 8;
-    auto put = [=](ptrdiff_t from, ptrdiff_t length) __attribute__((always_inline)) {
-#pragma omp simd
-        for (ptrdiff_t j = from; j < from + length; ++j) y[j] = 0 - scale * p[j];
-    };
-    if (n < width || n > short_row) return put(0, n);
-    for (ptrdiff_t j = 0; j + width <= n; j += width) put(j, width);
-    put(n - width, width);
-}
-
-// y[i, j] = (i == j ? diagonal(i) : 0) - scale(i) * p[j].
-template <class T, class Scale, class Diagonal>
-void outer(const T* p, T* y, ptrdiff_t n, int threads, Scale scale, Diagonal diagonal) {
-    each(n, threads, [=](ptrdiff_t i) {
-        negative(p, y + i * n, n, scale(i));
-        y[i * (n + 1)] = static_cast<T>(diagonal(i));
-    });
-}
-
-// The same, streamed: rows that are short, some at a time, put together in the first-level cache.
-template <class Scale, class Diagonal>
-void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scale, Diagonal diagonal) {
-    constexpr ptrdiff_t size = 4096;
-    if (n >= size / 8) {
-        each(n, threads, [=](ptrdiff_t i) {
-            float factor = scale(i);
-            stream(y + i * n, n, false, [=](ptrdiff_t j) { return 0 - factor * p[j]; });
-        });
-        end_streams();
-        for (ptrdiff_t i = 0; i < n; ++i) y[i * (n + 1)] = static_cast<float>(diagonal(i));
-        return;
-    }
-    ptrdiff_t some = size / n;
-    each((n + some - 1) / some, threads, [=](ptrdiff_t group) {
-        float rows[size];
-        ptrdiff_t from = group * some, count = std::min(some, n - from);
-        for (ptrdiff_t i = 0; i < count; ++i) {
-            negative(p, rows + i * n, n, scale(from + i));
-            rows[i * n + from + i] = static_cast<float>(diagonal(from + i));
-        }
-        stream(y + from * n, count * n, false, [&](ptrdiff_t i) { return rows[i]; });
-    });
-    end_streams();
-}
-
-template <class T, class Scale, class Diagonal>
-void outer(const T* p, T* y, ptrdiff_t n, int threads, bool streams, Scale scale, Diagonal diagonal) {
-    if constexpr (sizeof(T) == 4)
-        if (streams) return outer_stream(p, y, n, threads, scale, diagonal);
-    outer(p, y, n, threads, scale, diagonal);
-}
-
-// y[i, j] = p[i] * ((i == j) - p[j]).
-template <class T>
-void softmax_jacobian(const T* p, T* y, ptrdiff_t n, int threads, bool streams) {
-    OneLess<T> one_less(p, n, threads);
-    outer(p, y, n, threads, streams, [=](ptrdiff_t i) { return p[i]; }, [=](ptrdiff_t i) { return p[i] * one_less(i); });
-}
-
-template <class T>
-void softmax_jacobian_diagonal(const T* p, T* y, ptrdiff_t n) {
-    OneLess<T> one_less(p, n, 1);
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = static_cast<T>(p[i] * one_less(i));
-}
-
-// y[i, j] = (i == j) - p[j]; 0 where p[i] is 0.
-template <class T>
-void log_softmax_jacobian(const T* p, T* y, ptrdiff_t n, int threads, bool streams) {
-    OneLess<T> one_less(p, n, threads);
-    outer(p, y, n, threads, streams, [=](ptrdiff_t i) { return T(p[i] != 0); },
-          [=](ptrdiff_t i) { return p[i] == 0 ? 0 : one_less(i); });
 }
 
 }  // namespace

@@ -1,0 +1,94 @@
+// The Jacobians of softmax and log_softmax from the probabilities p, without cancellation.
+#pragma once
+#include "products.h"
+
+namespace {
+
+// 1 - p[i]; of a p above 1/2, the sum of the others.
+template <class T>
+struct OneLess {
+    const T* p;
+    ptrdiff_t k;
+    double others;
+    OneLess(const T* p, ptrdiff_t n, int threads)
+        : p(p), k(above_half(p, n)), others(k < 0 ? 0 : rounded(sum_of_others(p, p, n, k, threads))) {}
+    double operator()(ptrdiff_t i) const { return i == k ? others : 1 - static_cast<double>(p[i]); }
+};
+
+// y[j] = -(scale * p[j]): by eights, the last of which go over some again, which is faster than an end of their own.
+template <class T>
+[[gnu::always_inline]] inline void negative(const T* p, T* y, ptrdiff_t n, T scale) {
+    constexpr ptrdiff_t width = 8;
+    auto put = [=](ptrdiff_t from, ptrdiff_t length) __attribute__((always_inline)) {
+#pragma omp simd
+        for (ptrdiff_t j = from; j < from + length; ++j) y[j] = 0 - scale * p[j];
+    };
+    if (n < width || n > short_row) return put(0, n);
+    for (ptrdiff_t j = 0; j + width <= n; j += width) put(j, width);
+    put(n - width, width);
+}
+
+// y[i, j] = (i == j ? diagonal(i) : 0) - scale(i) * p[j].
+template <class T, class Scale, class Diagonal>
+void outer(const T* p, T* y, ptrdiff_t n, int threads, Scale scale, Diagonal diagonal) {
+    each(n, threads, [=](ptrdiff_t i) {
+        negative(p, y + i * n, n, scale(i));
+        y[i * (n + 1)] = static_cast<T>(diagonal(i));
+    });
+}
+
+// The same, streamed: rows that are short, some at a time, put together in the first-level cache.
+template <class Scale, class Diagonal>
+void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scale, Diagonal diagonal) {
+    constexpr ptrdiff_t size = 4096;
+    if (n >= size / 8) {
+        each(n, threads, [=](ptrdiff_t i) {
+            float factor = scale(i);
+            stream(y + i * n, n, false, [=](ptrdiff_t j) { return 0 - factor * p[j]; });
+        });
+        end_streams();
+        for (ptrdiff_t i = 0; i < n; ++i) y[i * (n + 1)] = static_cast<float>(diagonal(i));
+        return;
+    }
+    ptrdiff_t some = size / n;
+    each((n + some - 1) / some, threads, [=](ptrdiff_t group) {
+        float rows[size];
+        ptrdiff_t from = group * some, count = std::min(some, n - from);
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            negative(p, rows + i * n, n, scale(from + i));
+            rows[i * n + from + i] = static_cast<float>(diagonal(from + i));
+        }
+        stream(y + from * n, count * n, false, [&](ptrdiff_t i) { return rows[i]; });
+    });
+    end_streams();
+}
+
+template <class T, class Scale, class Diagonal>
+void outer(const T* p, T* y, ptrdiff_t n, int threads, bool streams, Scale scale, Diagonal diagonal) {
+    if constexpr (sizeof(T) == 4)
+        if (streams) return outer_stream(p, y, n, threads, scale, diagonal);
+    outer(p, y, n, threads, scale, diagonal);
+}
+
+// y[i, j] = p[i] * ((i == j) - p[j]).
+template <class T>
+void softmax_jacobian(const T* p, T* y, ptrdiff_t n, int threads, bool streams) {
+    OneLess<T> one_less(p, n, threads);
+    outer(p, y, n, threads, streams, [=](ptrdiff_t i) { return p[i]; }, [=](ptrdiff_t i) { return p[i] * one_less(i); });
+}
+
+template <class T>
+void softmax_jacobian_diagonal(const T* p, T* y, ptrdiff_t n) {
+    OneLess<T> one_less(p, n, 1);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = static_cast<T>(p[i] * one_less(i));
+}
+
+// y[i, j] = (i == j) - p[j]; 0 where p[i] is 0.
+template <class T>
+void log_softmax_jacobian(const T* p, T* y, ptrdiff_t n, int threads, bool streams) {
+    OneLess<T> one_less(p, n, threads);
+    outer(p, y, n, threads, streams, [=](ptrdiff_t i) { return T(p[i] != 0); },
+          [=](ptrdiff_t i) { return p[i] == 0 ? 0 : one_less(i); });
+}
+
+}  // namespace
