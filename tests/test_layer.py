@@ -50,7 +50,8 @@ def assert_vjp(
     scale = reference.product_scale(name, x, *vectors, axis=axis)
     errors = np.abs(widen(got) - expected) / spacing(scale, x.dtype)
     record_error(name, x.dtype, errors)
-    assert (errors <= 4).all(), f"{errors.max()} units in the last place of its terms"
+    limit = 6 if name == "softmax_vjp_derivative" else 4  # it has two more factors
+    assert (errors <= limit).all(), f"{errors.max()} units in the last place of its terms"
 
 
 @pytest.mark.parametrize("normalization", [True, False])
