@@ -67,3 +67,14 @@ def test_signatures() -> None:
             p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()
         ]
         assert str(inspect.Signature(plain)) == text
+
+
+def test_errors_of_derivatives_are_as_shown() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "derivatives.py"))
+    contenders = {name: script["CONTENDERS"][name] for name in ("fastsoftmax", "NumPy")}
+    page = (ROOT / "docs" / "derivatives.md").read_text(encoding="utf-8")
+    for what, title in script["WHAT"].items():
+        assert f"**{title}**" in page
+        errors = script["measure"](what, contenders)
+        assert max(errors["fastsoftmax"]) < 3e-7
+        assert max(errors["NumPy"]) > 0.5  # else it would measure nothing
