@@ -136,8 +136,6 @@ def test_repr(rng: np.random.Generator) -> None:
 def test_operands_of_wrong_shapes(shape: tuple[int, ...], rng: np.random.Generator) -> None:
     operator = jacobian((2, 3), rng)
     for call in (lambda v: operator @ v, lambda v: v @ operator, lambda v: operator.pinv() @ v):
-        if shape == (3, 5):
-            continue
         with pytest.raises(ValueError, match=r"the operand of SoftmaxJacobian.*are expected"):
             call(np.ones(shape))
     with pytest.raises(

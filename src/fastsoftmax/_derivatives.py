@@ -356,10 +356,7 @@ def _product(function: str, axis: Axis, out: Array | None, **arguments: ArrayLik
     working = working_dtype(dtype)
     p_rows, *rows = (axes.rows(_kept(a, mask), working) for a in sources.values())
     y = room(out if axes.in_order else None, p_rows.shape, working, *sources.values())
-    if working.itemsize > 8:
-        y = getattr(_longdouble, function)(p_rows, *rows)
-    elif y.size:
-        getattr(_native, f"{function}_rows")(p_rows, y, *rows)
+    y = of_rows(function, y, p_rows, *rows)
     return deliver(axes.back(y.astype(dtype, copy=False)), out, p, mask)
 
 
@@ -375,15 +372,20 @@ def _jacobian(function: str, p: ArrayLike, axis: Axis, out: Array | None) -> Any
         _check_memory(shape, working)
 
     rows = axes.rows(_kept(source, mask), working)
-    y = room(out, shape, working, source)
-    if working.itemsize > 8:
-        y = getattr(_longdouble, function)(rows)
-    elif rows.size:
-        getattr(_native, f"{function}_rows")(rows, y)
+    y = of_rows(function, room(out, shape, working, source), rows)
     if mask is not None:
         mask = axes.rows(mask)
         mask = mask[..., :, None] | mask[..., None, :]
     return deliver(y.astype(dtype, copy=False), out, source, mask)
+
+
+def of_rows(function: str, y: Array, p: Array, *vectors: Array) -> Array:
+    """The kernel called `function`, of rows of one dtype: in y, or a new array of longdouble."""
+    if p.dtype.itemsize > 8:
+        return np.asarray(getattr(_longdouble, function)(p, *vectors))
+    if y.size:
+        getattr(_native, f"{function}_rows")(p, y, *vectors)
+    return y
 
 
 def _mask(*arrays: Array) -> Any:

@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastsoftmax import _longdouble, _native
+from fastsoftmax import _native
 from fastsoftmax._arguments import Array, Axes, Axis, result_dtype, to_array, working_dtype
-from fastsoftmax._derivatives import softmax_jacobian, softmax_jvp
-from fastsoftmax._operators import LinearOperator, Symmetric, Transposed, rounded, wide
+from fastsoftmax._derivatives import (
+    log_softmax_jvp,
+    log_softmax_vjp,
+    of_rows,
+    softmax_jacobian,
+    softmax_jvp,
+)
+from fastsoftmax._longdouble import is_largest
+from fastsoftmax._operators import LinearOperator, Symmetric, rounded, wide
 
 
 class SoftmaxJacobian(Symmetric):
@@ -103,24 +110,16 @@ class SoftmaxJacobian(Symmetric):
         return np.asarray(rounded(self._working_diagonal(), self.dtype))
 
     def _working_diagonal(self) -> Array:
-        if self._p.dtype.itemsize > 8:
-            return _longdouble.softmax_jacobian_diagonal(self._p)
-        y = np.empty_like(self._p)
-        if y.size:
-            _native.softmax_jacobian_diagonal_rows(self._p, y)
-        return y
+        return of_rows("softmax_jacobian_diagonal", np.empty_like(self._p), self._p)
 
     def norm(self) -> Any:
         """The Frobenius norms, of the shape of the batch."""
-        if not self._p.size:
-            return rounded(np.zeros(self._p.shape[:-1]), self.dtype)
         p = wide(self._p)
-        top = np.arange(p.shape[-1]) == p.argmax(axis=-1, keepdims=True)
-        others = np.where(top, 0, p)
-        unit = others.max(axis=-1, keepdims=True)  # lest squares underflow
+        others = np.where(is_largest(p), 0, p)
+        unit = others.max(axis=-1, keepdims=True, initial=0)  # lest squares underflow
         unit = np.where(unit > 0, unit, 1)
         squares = (others / unit) ** 2
-        largest = p.max(axis=-1) ** 2
+        largest = p.max(axis=-1, initial=0) ** 2
         rest = squares.sum(axis=-1)
         # off the diagonal: p_i^2 p_j^2, summed over all pairs
         pairs = 2 * largest * rest + unit[..., 0] ** 2 * (rest**2 - (squares**2).sum(axis=-1))
@@ -142,11 +141,7 @@ class SoftmaxJacobian(Symmetric):
         last place even where they are tiny.
         """
         p = np.sort(wide(self._p), axis=-1)
-        y = np.empty_like(p)
-        if p.dtype.itemsize > 8:
-            y = _longdouble.softmax_jacobian_eigenvalues(p)
-        elif p.size:
-            _native.softmax_jacobian_eigenvalues_rows(p, y)
+        y = of_rows("softmax_jacobian_eigenvalues", np.empty_like(p), p)
         return np.asarray(rounded(y, self.dtype))
 
     def log_pdet(self) -> Any:
@@ -275,33 +270,27 @@ class _PseudoInverse(Symmetric):
 
 
 class _Factor(LinearOperator):
-    def __init__(self, jacobian: SoftmaxJacobian) -> None:
+    """B v = g - p * sum(g) with g = sqrt(p) * v; B^T v = sqrt(p) * (v - sum(p * v))."""
+
+    def __init__(self, jacobian: SoftmaxJacobian, transposed: bool = False) -> None:
         super().__init__(jacobian.shape, jacobian.dtype)
-        self.jacobian = jacobian
+        self.jacobian, self.transposed = jacobian, transposed
 
     def _product(self, v: Array) -> Array:
-        p = _beside(wide(self.jacobian._p), v)
-        root = np.sqrt(p)
-        top = np.arange(p.shape[-1]) == p.argmax(axis=-1, keepdims=True) if p.size else p != 0
-        others = np.where(top, 0, root * wide(v)).sum(axis=-1, keepdims=True)
-        total = others + np.where(top, root * v, 0).sum(axis=-1, keepdims=True)
-        one_less = np.where(top, 0, p).sum(axis=-1, keepdims=True)
-        at_top = root * v * one_less - p * others
-        return np.asarray(rounded(np.where(top, at_top, root * v - p * total), self.dtype))
-
-    def _transposed_product(self, v: Array) -> Array:
-        p = _beside(wide(self.jacobian._p), v)
-        top = np.arange(p.shape[-1]) == p.argmax(axis=-1, keepdims=True) if p.size else p != 0
-        h = wide(v) - np.where(top, v, 0).sum(axis=-1, keepdims=True)
-        mean = (p * h).sum(axis=-1, keepdims=True)
-        return np.asarray(rounded(np.sqrt(p) * (h - mean), self.dtype))
+        p = np.broadcast_to(_beside(wide(self.jacobian._p), v), v.shape)
+        v = wide(v)
+        if self.transposed:
+            y = np.sqrt(p) * log_softmax_jvp(p, v)
+        else:
+            y = log_softmax_vjp(p, np.sqrt(p) * v)
+        return np.asarray(rounded(y, self.dtype))
 
     @property
     def T(self) -> LinearOperator:
-        return Transposed(self)
+        return _Factor(self.jacobian, not self.transposed)
 
     def __repr__(self) -> str:
-        return f"{self.jacobian!r}.factor()"
+        return f"{self.jacobian!r}.factor(){'.T' * self.transposed}"
 
 
 def _beside(a: Array, v: Array) -> Array:

@@ -55,7 +55,7 @@ def log_softmax_jvp(p: Array, v: Array) -> Array:
 def log_softmax_vjp(p: Array, v: Array) -> Array:
     """v - p * sum(v)."""
     v = np.where(p == 0, 0, v)
-    largest = _is_largest(p)
+    largest = is_largest(p)
     here = _one_less(p) * v - p * _sum(np.where(largest, 0, v))
     return np.where(largest, here, np.where(p == 0, 0, v - p * _sum(v)))
 
@@ -100,7 +100,7 @@ def _sum(a: Array) -> Array:
     return np.asarray(a.sum(axis=-1, keepdims=True))
 
 
-def _is_largest(p: Array) -> Array:
+def is_largest(p: Array) -> Array:
     """Whether an element is the first of the largest of its row."""
     if not p.shape[-1]:
         return np.zeros(p.shape, bool)
@@ -110,10 +110,10 @@ def _is_largest(p: Array) -> Array:
 def _relative(p: Array, v: Array) -> Array:
     """v less what it is at the largest p: what all of v have in common drops out; 0 where p is."""
     v = np.where(p == 0, 0, v)
-    return np.where(p == 0, 0, v - _sum(np.where(_is_largest(p), v, 0)))
+    return np.where(p == 0, 0, v - _sum(np.where(is_largest(p), v, 0)))
 
 
 def _one_less(p: Array) -> Array:
     """1 - p; for the largest p the sum of the others."""
-    largest = _is_largest(p)
+    largest = is_largest(p)
     return np.where(largest, _sum(np.where(largest, 0, p)), 1 - p)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -160,11 +160,22 @@ class LinearOperator:
             ) from None
 
 
-class _Sum(LinearOperator):
+class _OfTwo(LinearOperator):
+    """Made of two operators of one shape."""
+
+    verb: ClassVar[str]
+
     def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
-        check_shapes("add", left, right)
+        if left.shape != right.shape:
+            raise ValueError(
+                f"cannot {self.verb} operators of shapes {left.shape} and {right.shape}"
+            )
         super().__init__(left.shape, np.result_type(left.dtype, right.dtype))
         self.left, self.right = left, right
+
+
+class _Sum(_OfTwo):
+    verb = "add"
 
     def _product(self, v: Array) -> Array:
         left, right = (a._product(v.astype(a.dtype, copy=False)) for a in (self.left, self.right))
@@ -204,11 +215,8 @@ class _Scaled(LinearOperator):
         return f"{self.factor} * {self.operator!r}"
 
 
-class _Composed(LinearOperator):
-    def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
-        check_shapes("compose", left, right)
-        super().__init__(left.shape, np.result_type(left.dtype, right.dtype))
-        self.left, self.right = left, right
+class _Composed(_OfTwo):
+    verb = "compose"
 
     def _product(self, v: Array) -> Array:
         inner = self.right._product(v.astype(self.right.dtype, copy=False))
@@ -230,30 +238,6 @@ class Symmetric(LinearOperator):
     def T(self) -> Self:
         """The operator itself, which is symmetric."""
         return self
-
-
-class Transposed(LinearOperator):
-    """The transpose of an operator that has `_transposed_product`."""
-
-    def __init__(self, operator: Any) -> None:
-        super().__init__(operator.shape, operator.dtype)
-        self.operator = operator
-
-    def _product(self, v: Array) -> Array:
-        return np.asarray(self.operator._transposed_product(v))
-
-    @property
-    def T(self) -> LinearOperator:
-        operator: LinearOperator = self.operator
-        return operator
-
-    def __repr__(self) -> str:
-        return f"{self.operator!r}.T"
-
-
-def check_shapes(verb: str, left: LinearOperator, right: LinearOperator) -> None:
-    if left.shape != right.shape:
-        raise ValueError(f"cannot {verb} operators of shapes {left.shape} and {right.shape}")
 
 
 def wide(a: Array) -> Array:

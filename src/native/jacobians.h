@@ -28,16 +28,7 @@ template <class T>
     put(n - width, width);
 }
 
-// y[i, j] = (i == j ? diagonal(i) : 0) - scale(i) * p[j].
-template <class T, class Scale, class Diagonal>
-void outer(const T* p, T* y, ptrdiff_t n, int threads, Scale scale, Diagonal diagonal) {
-    each(n, threads, [=](ptrdiff_t i) {
-        negative(p, y + i * n, n, scale(i));
-        y[i * (n + 1)] = static_cast<T>(diagonal(i));
-    });
-}
-
-// The same, streamed: rows that are short, some at a time, put together in the first-level cache.
+// `outer` of a result too large for the cache: rows that are short are put together, some at a time, in its first level.
 template <class Scale, class Diagonal>
 void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scale, Diagonal diagonal) {
     constexpr ptrdiff_t size = 4096;
@@ -46,7 +37,6 @@ void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scal
             float factor = scale(i);
             stream(y + i * n, n, false, [=](ptrdiff_t j) { return 0 - factor * p[j]; });
         });
-        end_streams();
         for (ptrdiff_t i = 0; i < n; ++i) y[i * (n + 1)] = static_cast<float>(diagonal(i));
         return;
     }
@@ -60,14 +50,17 @@ void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scal
         }
         stream(y + from * n, count * n, false, [&](ptrdiff_t i) { return rows[i]; });
     });
-    end_streams();
 }
 
+// y[i, j] = (i == j ? diagonal(i) : 0) - scale(i) * p[j].
 template <class T, class Scale, class Diagonal>
 void outer(const T* p, T* y, ptrdiff_t n, int threads, bool streams, Scale scale, Diagonal diagonal) {
     if constexpr (sizeof(T) == 4)
         if (streams) return outer_stream(p, y, n, threads, scale, diagonal);
-    outer(p, y, n, threads, scale, diagonal);
+    each(n, threads, [=](ptrdiff_t i) {
+        negative(p, y + i * n, n, scale(i));
+        y[i * (n + 1)] = static_cast<T>(diagonal(i));
+    });
 }
 
 // y[i, j] = p[i] * ((i == j) - p[j]).

@@ -43,7 +43,7 @@ const Kernels* kernels;  // the chosen ones
 constexpr npy_intp few = 8192;  // fewer elements are computed, or written, without releasing the GIL
 constexpr npy_intp share = 1 << 16;  // a thread of its own pays for that many
 
-npy_intp cached = 24 << 20;  // bytes that a cache may keep
+constexpr npy_intp cached = 24 << 20;  // bytes that a cache may keep
 
 bool is_forked_child = false;  // there OpenMP would wait for threads that the fork did not copy
 
@@ -249,14 +249,16 @@ bool takes(PyArrayObject* a, PyArrayObject* x, npy_intp size) {
 }
 
 // function_rows(x, y, temperature): all arrays C-contiguous, x and y of one dtype; temperature float64, with one number or
-// one a row.
-template <Function function>
+// one a row. function_columns, likewise: along the middle axis of x, of three, and not of 16-bit floats.
+template <Function function, bool columns>
 PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     bool ok = count == 3 && PyArray_Check(args[0]) && PyArray_Check(args[1]) && PyArray_Check(args[2]);
     auto a = reinterpret_cast<PyArrayObject* const*>(args);
-    if (ok = ok && is_rows(a[0]) && kernels->rows[function][type_of(a[0])]; ok) {
-        npy_intp n = length(a[0]), size = PyArray_SIZE(a[0]), given = PyArray_SIZE(a[2]);
+    ok = ok && is_rows(a[0]) && (!columns || (PyArray_NDIM(a[0]) == 3 && PyArray_ITEMSIZE(a[0]) > 2));
+    if (ok) {
+        npy_intp n = columns ? PyArray_DIM(a[0], 1) : length(a[0]), size = PyArray_SIZE(a[0]), given = PyArray_SIZE(a[2]);
         Rows rows{PyArray_DATA(a[0]), PyArray_DATA(a[1]), size / n, n};
+        if (columns) rows.after = PyArray_DIM(a[0], 2);
         rows.temperature = static_cast<const double*>(PyArray_DATA(a[2]));
         rows.temperature_stride = given > 1;
         ok = takes(a[1], a[0], function == LOGSUMEXP ? rows.count : size) && PyArray_ISCARRAY_RO(a[2]) &&
@@ -282,25 +284,6 @@ PyObject* derivative_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
             ok = ok && PyArray_ISCARRAY_RO(a[i]) && PyArray_TYPE(a[i]) == PyArray_TYPE(a[0]) && PyArray_SIZE(a[i]) == size;
         if constexpr (arguments > 2) rows.v = PyArray_DATA(a[2]);
         if constexpr (arguments > 3) rows.u = PyArray_DATA(a[3]);
-        if (ok && !run(function, a[0], rows)) return nullptr;
-    }
-    if (!ok) return PyErr_Format(PyExc_TypeError, "contiguous arrays of fitting sizes and dtypes are expected");
-    Py_RETURN_NONE;
-}
-
-// function_columns(x, y, temperature): along the middle axis of x, of three; otherwise as function_rows.
-template <Function function>
-PyObject* columns(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    bool ok = count == 3 && PyArray_Check(args[0]) && PyArray_Check(args[1]) && PyArray_Check(args[2]);
-    auto a = reinterpret_cast<PyArrayObject* const*>(args);
-    if (ok = ok && is_rows(a[0]) && PyArray_NDIM(a[0]) == 3 && PyArray_ITEMSIZE(a[0]) > 2; ok) {
-        npy_intp n = PyArray_DIM(a[0], 1), size = PyArray_SIZE(a[0]), given = PyArray_SIZE(a[2]);
-        Rows rows{PyArray_DATA(a[0]), PyArray_DATA(a[1]), size / n, n};
-        rows.after = PyArray_DIM(a[0], 2);
-        rows.temperature = static_cast<const double*>(PyArray_DATA(a[2]));
-        rows.temperature_stride = given > 1;
-        ok = takes(a[1], a[0], function == LOGSUMEXP ? rows.count : size) && PyArray_ISCARRAY_RO(a[2]) &&
-             PyArray_TYPE(a[2]) == NPY_DOUBLE && (given == 1 || given == rows.count);
         if (ok && !run(function, a[0], rows)) return nullptr;
     }
     if (!ok) return PyErr_Format(PyExc_TypeError, "contiguous arrays of fitting sizes and dtypes are expected");
@@ -368,12 +351,12 @@ PyMethodDef methods[] = {
     fast("log_softmax_vjp", direct_product<LOG_SOFTMAX_VJP>),
     fast("log_softmax_jvp", direct_product<LOG_SOFTMAX_JVP>),
     fast("log_softmax_jacobian", direct_jacobian<LOG_SOFTMAX_JACOBIAN>),
-    fast("softmax_rows", rows<SOFTMAX>),
-    fast("log_softmax_rows", rows<LOG_SOFTMAX>),
-    fast("logsumexp_rows", rows<LOGSUMEXP>),
-    fast("softmax_columns", columns<SOFTMAX>),
-    fast("log_softmax_columns", columns<LOG_SOFTMAX>),
-    fast("logsumexp_columns", columns<LOGSUMEXP>),
+    fast("softmax_rows", rows<SOFTMAX, false>),
+    fast("log_softmax_rows", rows<LOG_SOFTMAX, false>),
+    fast("logsumexp_rows", rows<LOGSUMEXP, false>),
+    fast("softmax_columns", rows<SOFTMAX, true>),
+    fast("log_softmax_columns", rows<LOG_SOFTMAX, true>),
+    fast("logsumexp_columns", rows<LOGSUMEXP, true>),
     fast("softmax_vjp_rows", derivative_rows<SOFTMAX_VJP>),
     fast("softmax_vjp_derivative_rows", derivative_rows<SOFTMAX_VJP_DERIVATIVE>),
     fast("softmax_jacobian_rows", derivative_rows<SOFTMAX_JACOBIAN>),

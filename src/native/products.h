@@ -163,10 +163,9 @@ inline ptrdiff_t first_with_weight(const float* p, ptrdiff_t n) {
     return r;
 }
 
-// One element of softmax_vjp, or of log_softmax_jvp.
-template <Function function, class Work, class T>
-[[gnu::always_inline]] inline T centred(T p, T v, Work c, Work mean) {
-    Work h = (v - c) - mean;
+// One element of softmax_vjp, or of log_softmax_jvp, h being v less its mean.
+template <Function function, class T, class Work>
+[[gnu::always_inline]] inline T product_of(T p, Work h) {
     if constexpr (function == SOFTMAX_VJP) return static_cast<T>(p * h);
     else return p == 0 ? 0 : static_cast<T>(h);
 }
@@ -174,13 +173,13 @@ template <Function function, class Work, class T>
 template <Function function, class Work>
 void fast_chunk(const float* p, const float* v, float* y, ptrdiff_t n, Work c, Work mean) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = centred<function>(p[i], v[i], c, mean);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = product_of<function>(p[i], (v[i] - c) - mean);
 }
 
 template <Function function>
 void fast_stream(const float* p, const float* v, float* y, ptrdiff_t n, float c, float mean) {
     bool from_end = is_just_ahead(y, p) || is_just_ahead(y, v);
-    stream(y, n, from_end, [=](ptrdiff_t i) { return centred<function>(p[i], v[i], c, mean); });
+    stream(y, n, from_end, [=](ptrdiff_t i) { return product_of<function>(p[i], (v[i] - c) - mean); });
 }
 
 // A row of float32; false where v is not finite, or no element counts.
@@ -204,11 +203,7 @@ bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads
 template <Function function, class T>
 void product_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, double mean) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) {
-        double h = relative(p[i], v[i], v_k) - mean;
-        if constexpr (function == SOFTMAX_VJP) y[i] = static_cast<T>(p[i] * h);
-        else y[i] = p[i] == 0 ? 0 : static_cast<T>(h);
-    }
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = product_of<function>(p[i], relative(p[i], v[i], v_k) - mean);
 }
 
 // y = p * (v - sum(p * v)) = p * (h - sum(p * h)), h = v - v[k]: what all of v have in common drops out exactly.
@@ -232,10 +227,11 @@ Pair sum_of_products(const T* p, const T* v, const T* u, ptrdiff_t n, T v_k, T u
 }
 
 template <class T>
-void vjp_derivative_chunk(const T* p, const T* v, const T* u, T* y, ptrdiff_t n, T v_k, T u_k, Pair mean, double covariance) {
+void vjp_derivative_chunk(const T* p, const T* v, const T* u, T* y, ptrdiff_t n, T v_k, T u_k, double v_mean, double u_mean,
+                          double covariance) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) {
-        double a = relative(p[i], v[i], v_k) - mean.high, b = relative(p[i], u[i], u_k) - mean.low;
+        double a = relative(p[i], v[i], v_k) - v_mean, b = relative(p[i], u[i], u_k) - u_mean;
         y[i] = static_cast<T>(p[i] * (a * b - covariance));
     }
 }
@@ -251,7 +247,7 @@ void softmax_vjp_derivative(const T* p, const T* v, const T* u, T* y, ptrdiff_t 
     });
     double covariance = rounded(products) - v_mean * u_mean;
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        vjp_derivative_chunk(p + from, v + from, u + from, y + from, length, v_k, u_k, {v_mean, u_mean}, covariance);
+        vjp_derivative_chunk(p + from, v + from, u + from, y + from, length, v_k, u_k, v_mean, u_mean, covariance);
     });
 }
 
@@ -304,22 +300,18 @@ Pair sum_of_others(const T* p, const T* v, ptrdiff_t n, ptrdiff_t k, int threads
     });
 }
 
-// One element of log_softmax_vjp: v - p * sum(v).
-[[gnu::always_inline]] inline double less_share(double p, double v, Pair sum) { return fma(-p, sum.high, v) - p * sum.low; }
+// One element of log_softmax_vjp: v - p * sum(v), 0 where p is.
+[[gnu::always_inline]] inline double less_share(double p, double v, Pair sum) {
+    double y = fma(-p, sum.high, v) - p * sum.low;
+    return p == 0 ? 0 : y;
+}
 [[gnu::always_inline]] inline float less_share(float p, float v, float sum) {
     float y = v - p * sum;
     return p == 0 ? 0 : y;
 }
 
-inline void log_softmax_vjp_chunk(const double* p, const double* v, double* y, ptrdiff_t n, Pair sum) {
-#pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) {
-        double share = less_share(p[i], v[i], sum);
-        y[i] = p[i] == 0 ? 0 : share;
-    }
-}
-
-inline void log_softmax_vjp_chunk(const float* p, const float* v, float* y, ptrdiff_t n, float sum) {
+template <class T, class Sum>
+void log_softmax_vjp_chunk(const T* p, const T* v, T* y, ptrdiff_t n, Sum sum) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = less_share(p[i], v[i], sum);
 }
@@ -337,10 +329,13 @@ void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, boo
     accumulate(sum.high, sum.low, v_k, 0);
     double other_p = k < 0 ? 1 : rounded(sum_of_others(p, p, n, k, threads));
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        if constexpr (sizeof(T) == 8) log_softmax_vjp_chunk(p + from, v + from, y + from, length, sum);
-        else (streams ? log_softmax_vjp_stream : static_cast<decltype(&log_softmax_vjp_stream)>(log_softmax_vjp_chunk))(p + from, v + from, y + from, length, static_cast<float>(sum.high));
+        if constexpr (sizeof(T) == 8) {
+            log_softmax_vjp_chunk(p + from, v + from, y + from, length, sum);
+        } else {
+            auto put = streams ? log_softmax_vjp_stream : log_softmax_vjp_chunk<float, float>;
+            put(p + from, v + from, y + from, length, static_cast<float>(sum.high));
+        }
     });
-    if (streams) end_streams();
     if (k >= 0) y[k] = static_cast<T>(other_p * v_k - p_k * rounded(other_v));
 }
 
