@@ -352,3 +352,40 @@ def product_scale(name: str, x: ArrayLike, *vectors: ArrayLike, axis: Axis = -1)
         product = (p * h[0] * h[1]).sum(axis=1, keepdims=True)
         scale = p * ((h[0] + mean[0]) * (h[1] + mean[1]) + product + mean[0] * mean[1])
     return back.back(from_wide(scale)).approximate()
+
+
+def cross_entropy(
+    x: ArrayLike,
+    targets: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> tuple[Exact, Exact]:
+    """The loss of each row of x, of two dimensions, and its gradient."""
+    x, targets = np.asarray(x), np.asarray(targets)
+    count, n = x.shape
+    w = [CONTEXT.mpf(1)] * n if weight is None else to_mp(weight)
+    smoothing, z_factor = CONTEXT.mpf(label_smoothing), CONTEXT.mpf(z_loss)
+    losses: list[Any] = []
+    gradients: list[Any] = []
+    for row in range(count):
+        if targets.ndim == 1 and targets[row] == ignore_index:
+            losses += [CONTEXT.mpf(0)]
+            gradients += [CONTEXT.mpf(0)] * n
+            continue
+        p, log_p, log = _row(to_mp(x[row]), [True] * n, CONTEXT.mpf(1))
+        if targets.ndim == 1:
+            q, w_row = [CONTEXT.mpf(int(i == targets[row])) for i in range(n)], w[targets[row]]
+        else:
+            q, w_row = to_mp(targets[row]), CONTEXT.mpf(1)
+        a = [v * ((1 - smoothing) * b + smoothing / n) for v, b in zip(w, q, strict=True)]
+        z = z_factor * w_row * log
+        losses += [CONTEXT.fsum(-b * c for b, c in zip(a, log_p, strict=True) if b) + z * log]
+        less = [1 - b for b in p]
+        top = max(range(n), key=lambda i: p[i])
+        less[top] = CONTEXT.fsum(b for i, b in enumerate(p) if i != top)
+        total = CONTEXT.fsum(a)
+        gradients += [p[i] * (total - a[i] + 2 * z) - less[i] * a[i] for i in range(n)]
+    return from_mp(losses, (count,)), from_mp(gradients, x.shape)

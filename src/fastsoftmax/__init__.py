@@ -26,11 +26,13 @@ from fastsoftmax._derivatives import (
 from fastsoftmax._functions import log_softmax, logsumexp, softmax
 from fastsoftmax._jacobian import SoftmaxJacobian
 from fastsoftmax._layer import LogSoftmax, Softmax
+from fastsoftmax._losses import cross_entropy
 
 __all__ = [
     "LogSoftmax",
     "Softmax",
     "SoftmaxJacobian",
+    "cross_entropy",
     "log_softmax",
     "log_softmax_jacobian",
     "log_softmax_jvp",

@@ -47,7 +47,7 @@ def to_array(name: str, value: ArrayLike) -> Array:
     return np.asanyarray(value)
 
 
-def _plain(name: str, value: Any) -> Array:
+def plain(name: str, value: Any) -> Array:
     array = to_array(name, value)
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; only x (and out) may be one")
@@ -152,7 +152,7 @@ def to_mask(where: Any, shape: tuple[int, ...]) -> Array | None:
     """where as an array of bool of that shape."""
     if where is None:
         return None
-    mask = _plain("where", where)
+    mask = plain("where", where)
     if mask.dtype != bool:
         raise TypeError(
             f"where has dtype {mask.dtype.name}; bool is expected (True keeps an element)"
@@ -170,7 +170,7 @@ def to_temperature(temperature: Any, axes: Axes, working: np.dtype[Any]) -> Arra
     wide = np.longdouble if working.itemsize > 8 else np.float64
     if type(temperature) is float and 2**-60 < temperature < 2**60:
         return np.asarray(temperature, wide)
-    t = _plain("temperature", temperature)
+    t = plain("temperature", temperature)
     result_dtype("temperature", t.dtype)
     t = t.astype(wide)
     if not (np.isfinite(t) & (t > 0)).all():

@@ -34,6 +34,46 @@ def rows(name: str, x: Array, temperature: Array) -> Array:
     return np.asarray(y[..., 0] if name == "logsumexp" else y)
 
 
+def cross_entropy(
+    x: Array,
+    y: Array | None,
+    targets: Array,
+    weight: Array | None,
+    ignored: int,
+    kept: float,
+    spread: float,
+    z_loss: float,
+    factor: float,
+) -> Array:
+    """The loss of each row of x; its gradient, times factor, into y."""
+    n, wide = x.shape[-1], x.dtype.type
+    w = np.ones(n, wide) if weight is None else weight
+    are_indices = targets.ndim == 1
+    row_weight = np.ones(len(x), wide)
+    counts = np.ones(len(x), bool)
+    q = targets
+    if are_indices:
+        counts = targets != ignored
+        safe = np.where(counts, targets, 0)
+        q = (np.arange(n) == safe[:, None]).astype(wide)
+        row_weight = w[safe]
+    a = w * (wide(kept) * q + wide(spread))
+    x = np.where(counts[:, None], x, 0)
+    log_p, p = (rows(name, x, np.asarray(wide(1))) for name in ("log_softmax", "softmax"))
+    z = wide(z_loss) * row_weight * rows("logsumexp", x, np.asarray(wide(1)))
+    with np.errstate(all="ignore"):
+        loss = -_sum(np.where(a == 0, 0, a * log_p))[:, 0]
+        loss += 0 if z_loss == 0 else z * rows("logsumexp", x, np.asarray(wide(1)))
+        if y is not None:
+            y[...] = factor * (p * (_sum(a) + 2 * z[:, None]) - a)
+            if are_indices:
+                others = np.where(q == 1, 0, p * _sum(a) - a)
+                here = 2 * z[:, None] * p - _sum(others)
+                y[...] = np.where(q == 1, factor * here, y)
+            y[~counts] = 0
+    return np.asarray(np.where(counts, loss, 0))
+
+
 def softmax_vjp(p: Array, v: Array) -> Array:
     """p * (v - sum(p * v))."""
     return np.asarray(p * log_softmax_jvp(p, v))

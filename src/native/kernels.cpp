@@ -8,6 +8,7 @@
 #include "half_rows.h"
 #include "jacobians.h"
 #include "long_rows.h"
+#include "losses.h"
 #include "products.h"
 #include "short_rows.h"
 
@@ -282,6 +283,28 @@ bool parts(const Rows& r) {
     return false;
 }
 
+template <class T>
+bool cross_entropy(const Rows& r) {
+    const Losses& l = *r.losses;
+    bool invalid = false;
+    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
+        auto x = static_cast<const T*>(r.x) + i * r.n, q = static_cast<const T*>(r.v);
+        T* y = r.y ? static_cast<T*>(r.y) + i * r.n : nullptr;
+        Target<T> target{q ? -1 : l.index[i], q ? q + i * r.n : q, static_cast<const T*>(l.weight), l.kept, l.spread};
+        if (!q && target.index == l.ignored) {
+            l.loss[i] = 0;
+            if (y) std::fill_n(y, r.n, T(0));
+        } else if (!cross_entropy_row(x, y, r.n, target, l.z_loss, l.factor, r.threads, l.loss[i])) {
+            T nan = std::numeric_limits<T>::quiet_NaN();
+            bool has_nan = std::any_of(x, x + r.n, [](T v) { return std::isnan(v); });
+            l.loss[i] = nan;
+            if (y) std::fill_n(y, r.n, nan);
+            invalid |= !has_nan;
+        }
+    }
+    return invalid;
+}
+
 }  // namespace
 
 #define JOIN(a, b) a##b
@@ -306,5 +329,6 @@ const Kernels TABLE(FASTSOFTMAX_ISA) = {
         {parts<PARTITION, float>, parts<PARTITION, double>},
         {parts<SOFTMAX_PART, float>, parts<SOFTMAX_PART, double>},
         {parts<LOG_SOFTMAX_PART, float>, parts<LOG_SOFTMAX_PART, double>},
+        {cross_entropy<float>, cross_entropy<double>},
     },
 };

@@ -1,6 +1,7 @@
 // What the module knows of the kernels: a range of rows in, rows out, one table per instruction set.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 
 enum Function {
     SOFTMAX,
@@ -17,6 +18,7 @@ enum Function {
     PARTITION,         // of a part of each row: adds it to Rows::partition
     SOFTMAX_PART,      // of a part of each row, when the partition is complete
     LOG_SOFTMAX_PART,
+    CROSS_ENTROPY,     // and its gradient
     FUNCTIONS
 };
 enum Type { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, TYPES };
@@ -25,6 +27,16 @@ enum Type { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, TYPES };
 // the powers of the others sum to others + low, times the 2^K that the largest implies.
 struct Partition {
     double max, others, low, equal;
+};
+
+// What cross_entropy takes beside logits and, of Rows, v: the probabilities that are the targets.
+struct Losses {
+    const int64_t* index;  // the targets, where they are classes
+    const void* weight;    // of the classes
+    int64_t ignored;       // the index of rows that do not count
+    double kept, spread;   // a target's share in what is asked, and what is asked of every class beside it
+    double z_loss, factor;  // factor: of the gradient
+    double* loss;          // one a row
 };
 
 // `count` rows of `n` contiguous elements, one after the other, from row `first` on.
@@ -36,6 +48,7 @@ struct Rows {
     ptrdiff_t temperature_stride = 0;  // 0: one for all rows, 1: one for each
     const void *v = nullptr, *u = nullptr;  // the vectors that derivatives multiply
     Partition* partition = nullptr;    // one a row
+    const Losses* losses = nullptr;
     // softmax, log_softmax, logsumexp along another axis than the last: rows are columns of x, of shape (count / after,
     // n, after), and go through scratch, which has room for `column_scratch(n)` elements (logsumexp with `where`: for n).
     ptrdiff_t after = 1;

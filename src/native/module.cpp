@@ -12,6 +12,7 @@
 #include <pthread.h>
 #endif
 
+#include "exp2.h"
 #include "kernels.h"
 
 namespace {
@@ -126,8 +127,9 @@ bool run(Function function, PyArrayObject* x, Rows rows) {
         Py_END_ALLOW_THREADS;
     }
     PyMem_RawFree(rows.scratch);
-    static const char* const names[] = {"softmax", "log_softmax", "logsumexp"};  // the others signal nothing
-    return !invalid || PyUFunc_GiveFloatingpointErrors(names[function], NPY_FPE_INVALID) == 0;
+    static const char* const names[] = {"softmax", "log_softmax", "logsumexp"};  // of the others, only losses signal
+    const char* name = function == CROSS_ENTROPY ? "cross_entropy" : names[function];
+    return !invalid || PyUFunc_GiveFloatingpointErrors(name, NPY_FPE_INVALID) == 0;
 }
 
 npy_intp length(PyArrayObject* x) { return PyArray_DIM(x, PyArray_NDIM(x) - 1); }
@@ -310,6 +312,53 @@ PyObject* parts(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+// cross_entropy_rows(x, y, targets, weight, ignored, kept, spread, z_loss, factor, loss): x as above, y for the gradient or None;
+// targets int64, one a row, all of them `ignored` or indices of a row, or of the dtype and shape of x; weight of the dtype of x
+// or None; loss float64, one a row.
+PyObject* cross_entropy(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    bool ok = count == 10 && PyLong_Check(args[4]);
+    for (int i : {5, 6, 7, 8}) ok = ok && PyFloat_Check(args[i]);
+    for (int i : {0, 1, 2, 3, 9}) ok = ok && (PyArray_Check(args[i]) || (args[i] == Py_None && (i == 1 || i == 3)));
+    auto a = reinterpret_cast<PyArrayObject* const*>(args);
+    if (ok = ok && is_rows(a[0]) && kernels->rows[CROSS_ENTROPY][type_of(a[0])]; ok) {
+        PyArrayObject *x = a[0], *targets = a[2], *loss = a[9];
+        npy_intp n = length(x), size = PyArray_SIZE(x);
+        auto pointer = [=](int i) { return args[i] == Py_None ? nullptr : PyArray_DATA(a[i]); };
+        bool are_indices = PyArray_TYPE(targets) == NPY_INT64;
+        Losses losses{};
+        losses.ignored = PyLong_AsLongLong(args[4]);
+        losses.kept = PyFloat_AS_DOUBLE(args[5]);
+        losses.spread = PyFloat_AS_DOUBLE(args[6]);
+        losses.z_loss = PyFloat_AS_DOUBLE(args[7]);
+        losses.factor = PyFloat_AS_DOUBLE(args[8]);
+        losses.weight = pointer(3);
+        losses.loss = static_cast<double*>(PyArray_DATA(loss));
+        Rows rows{PyArray_DATA(x), pointer(1), size / n, n};
+        (are_indices ? reinterpret_cast<const void*&>(losses.index) : rows.v) = pointer(2);
+        rows.losses = &losses;
+        auto fits = [=](int i, npy_intp count) {
+            return args[i] == Py_None || (PyArray_ISCARRAY_RO(a[i]) && PyArray_TYPE(a[i]) == PyArray_TYPE(x) && PyArray_SIZE(a[i]) == count);
+        };
+        ok = fits(1, size) && (args[1] == Py_None || PyArray_ISWRITEABLE(a[1])) && fits(3, n) && PyArray_ISCARRAY(loss) &&
+             PyArray_TYPE(loss) == NPY_DOUBLE && PyArray_SIZE(loss) == rows.count &&
+             (are_indices ? PyArray_ISCARRAY_RO(targets) && PyArray_SIZE(targets) == rows.count : fits(2, size));
+        if (ok && !run(CROSS_ENTROPY, x, rows)) return nullptr;
+    }
+    if (!ok) return PyErr_Format(PyExc_TypeError, "contiguous arrays of fitting sizes and dtypes are expected");
+    Py_RETURN_NONE;
+}
+
+// sum(x): of contiguous float64, as two numbers, high + low.
+PyObject* exact_sum(PyObject*, PyObject* argument) {
+    auto x = reinterpret_cast<PyArrayObject*>(argument);
+    if (!PyArray_Check(argument) || PyArray_TYPE(x) != NPY_DOUBLE || !PyArray_ISCARRAY_RO(x))
+        return PyErr_Format(PyExc_TypeError, "a contiguous array of float64 is expected");
+    Pair sum{0, 0};
+    auto values = static_cast<const double*>(PyArray_DATA(x));
+    for (npy_intp i = 0; i < PyArray_SIZE(x); ++i) accumulate(sum.high, sum.low, values[i], 0);
+    return Py_BuildValue("dd", sum.high, std::isfinite(sum.high) ? sum.low : 0);
+}
+
 // The instruction sets this machine can run, the fastest first.
 PyObject* available(PyObject*, PyObject*) {
     PyObject* list = PyList_New(0);
@@ -368,6 +417,8 @@ PyMethodDef methods[] = {
     fast("partition_rows", parts<PARTITION>),
     fast("softmax_part_rows", parts<SOFTMAX_PART>),
     fast("log_softmax_part_rows", parts<LOG_SOFTMAX_PART>),
+    fast("cross_entropy_rows", cross_entropy),
+    {"sum", exact_sum, METH_O, nullptr},
     {"available_isas", available, METH_NOARGS, nullptr},
     {"isa", chosen, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
