@@ -50,12 +50,12 @@ Pair sum_chunks(ptrdiff_t n, int threads, Part part) {
 }
 
 // A sum in lanes, see add_term.
-template <class T>
+template <class T, class Result = T>
 struct Lanes {
     double high[lanes] = {};
     T low[lanes] = {};
 
-    void add(ptrdiff_t l, double e, T tail) { add_term<T>(high[l], low[l], e, tail); }
+    void add(ptrdiff_t l, double e, T tail) { add_term<Result>(high[l], low[l], e, tail); }
     void add(const T* e, const T* tail, ptrdiff_t n) {
         ptrdiff_t i = 0;
         for (; i + lanes <= n; i += lanes) {
@@ -93,16 +93,16 @@ T maximum(const T* x, ptrdiff_t n, int threads) {
 enum Leave { NOTHING, LARGEST };
 
 // The sum of 2^K exp(x / T) over a chunk; with `y`, the terms are stored there.
-template <Leave leave, class T>
+template <Leave leave, class Result, class T>
 Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate) {
-    Lanes<T> sums;
+    Lanes<T, Result> sums;
     T value[block], tail[block];
     for (ptrdiff_t i = 0; i < n; i += block) {
         ptrdiff_t length = std::min(block, n - i);
         T* e = y ? y + i : value;
 #pragma omp simd
         for (ptrdiff_t j = 0; j < length; ++j) {
-            Power<T> p = power<T>(x[i + j], shift, rate);
+            Power<T> p = power<Result>(x[i + j], shift, rate);
             bool left_out = leave == LARGEST && x[i + j] == m;
             e[j] = left_out ? 0 : p.value;
             tail[j] = left_out ? 0 : p.tail;
@@ -115,7 +115,7 @@ Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> r
 // The sum of exp(x / T) of a tame row; with `y`, the terms are stored there, and with `tails`, which is for rows of one chunk,
 // their tails; with `with_largest`, the largest element is found too. It ends early where the row is not tame, which `tame`
 // tells.
-template <class T, bool with_largest>
+template <class T, bool with_largest, class Result = T>
 struct TameSum {
     T largest = -std::numeric_limits<T>::infinity();
     Pair sum{0, 0};
@@ -139,7 +139,7 @@ struct TameSum {
 private:
     // Of a chunk.
     TameSum(const T* x, T* y, T* tails, ptrdiff_t n, Rate<T> rate) {
-        Lanes<T> sums;
+        Lanes<T, Result> sums;
         T values[block], some_tails[block], r[block], scale[block];
         for (ptrdiff_t i = 0; i < n && tame; i += block) {
             ptrdiff_t length = std::min(block, n - i);
@@ -149,10 +149,10 @@ private:
             for (ptrdiff_t j = 0; j < length; ++j) {
                 Magnitude<T> far = magnitude(x[i + j]);
                 farthest = far > farthest ? far : farthest;
-                put(r[j], scale[j], reduced<T>(x[i + j], rate));
+                put(r[j], scale[j], reduced<Result>(x[i + j], rate));
             }
 #pragma omp simd  // a loop of its own: the first keeps fewer operations in flight
-            for (ptrdiff_t j = 0; j < length; ++j) put(e[j], tail[j], power<T>(Reduced<T>{r[j], scale[j]}));
+            for (ptrdiff_t j = 0; j < length; ++j) put(e[j], tail[j], power<Result>(Reduced<T>{r[j], scale[j]}));
             tame = farthest <= magnitude(rate.tame);
             sums.add(e, tail, length);
             if constexpr (with_largest) {
@@ -164,10 +164,10 @@ private:
     }
 };
 
-template <Leave leave, class T>
+template <Leave leave, class Result, class T>
 Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate, int threads) {
     return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        return sum_of_powers<leave>(x + from, y ? y + from : y, length, m, shift, rate);
+        return sum_of_powers<leave, Result>(x + from, y ? y + from : y, length, m, shift, rate);
     });
 }
 
@@ -191,7 +191,7 @@ inline bool tame_softmax_row(const float* x, float* y, ptrdiff_t n, Rate<float> 
 }
 
 inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, Rate<float> rate, int threads) {
-    scale_row(y, n, sum_of_powers<NOTHING>(x, y, n, m, Shift<float>(m, rate), rate, threads), threads);
+    scale_row(y, n, sum_of_powers<NOTHING, float>(x, y, n, m, Shift<float>(m, rate), rate, threads), threads);
 }
 
 // Of float64 the tails are kept as well, or the powers computed twice: without, it would be another unit in the last place.
@@ -237,7 +237,7 @@ void softmax_of(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Pai
 inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, Rate<double> rate, int threads) {
     Shift<double> shift(m, rate);
     double* none = nullptr;
-    softmax_of(x, y, n, shift, rate, sum_of_powers<NOTHING>(x, none, n, m, shift, rate, threads), threads);
+    softmax_of(x, y, n, shift, rate, sum_of_powers<NOTHING, double>(x, none, n, m, shift, rate, threads), threads);
 }
 
 // max(x), and log(sum(exp((x - max(x)) / T))), of a tame row without a term that outweighs all others.
@@ -271,7 +271,7 @@ ptrdiff_t count_equal(const T* x, ptrdiff_t n, T m) {
 template <class T>
 void add_to(Partition& p, const T* x, ptrdiff_t n, Shift<T> shift, Rate<T> rate, int threads) {
     T m = static_cast<T>(p.max), *none = nullptr;
-    Pair others = sum_of_powers<LARGEST>(x, none, n, m, shift, rate, threads);
+    Pair others = sum_of_powers<LARGEST, T>(x, none, n, m, shift, rate, threads);
     accumulate(p.others, p.low, others.high, others.low);
     add_chunks(n, threads,
         [=](ptrdiff_t from, ptrdiff_t length) { return count_equal(x + from, length, m); },
