@@ -87,7 +87,7 @@ struct Call {
             ptrdiff_t some = std::min(left, stride ? 1 : block / n);
             if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
             if (some_rows.tame_powers(x, some * n, rate)) {
-                if constexpr (function != SOFTMAX) some_rows.logs(x, some, n, rate);
+                if constexpr (function != SOFTMAX) some_rows.sums(x, some, n), some_rows.logs(x, some, n, rate);
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1))
                     if constexpr (function == SOFTMAX) some_rows.softmax(r * n, y, n);
                     else put(some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
@@ -285,24 +285,10 @@ bool parts(const Rows& r) {
 
 template <class T>
 bool cross_entropy(const Rows& r) {
-    const Losses& l = *r.losses;
-    bool invalid = false;
-    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
-        auto x = static_cast<const T*>(r.x) + i * r.n, q = static_cast<const T*>(r.v);
-        T* y = r.y ? static_cast<T*>(r.y) + i * r.n : nullptr;
-        Target<T> target{q ? -1 : l.index[i], q ? q + i * r.n : q, static_cast<const T*>(l.weight), l.kept, l.spread};
-        if (!q && target.index == l.ignored) {
-            l.loss[i] = 0;
-            if (y) std::fill_n(y, r.n, T(0));
-        } else if (!cross_entropy_row(x, y, r.n, target, l.z_loss, l.factor, r.threads, l.loss[i])) {
-            T nan = std::numeric_limits<T>::quiet_NaN();
-            bool has_nan = std::any_of(x, x + r.n, [](T v) { return std::isnan(v); });
-            l.loss[i] = nan;
-            if (y) std::fill_n(y, r.n, nan);
-            invalid |= !has_nan;
-        }
-    }
-    return invalid;
+    LossRows<T> rows(r);
+    if (r.n <= short_row) rows.short_rows(r.count);
+    else rows.long_rows(r.count);
+    return rows.invalid;
 }
 
 }  // namespace

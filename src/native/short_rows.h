@@ -73,13 +73,17 @@ struct ShortRows {
         }
     }
 
-    // Of some tame rows: the largest element, and log(sum(exp((x - max) / T))), in high + low.
-    void logs(const T* x, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate) {
+    // Of some tame rows: the largest element, and the sum of the powers, if the rows are short of those of the others only.
+    void sums(const T* x, ptrdiff_t rows, ptrdiff_t n) {
         for (ptrdiff_t r = 0; r < rows; ++r) {
             max[r] = maximum(x + r * n, n);
             Sum s = is_short ? others(r * n, x + r * n, n, max[r]) : Sum{sum(r * n, n), 0};
             high[r] = s.sum.high, low[r] = s.sum.low, equal[r] = s.equal;
         }
+    }
+
+    // Makes of the sums log(sum(exp((x - max) / T))), in high + low.
+    void logs(const T* x, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate) {
 #pragma omp simd
         for (ptrdiff_t r = 0; r < rows; ++r)
             to_log<T, is_short>(high[r], low[r], equal[r], power<T>(static_cast<Work>(max[r]), rate));
@@ -92,11 +96,20 @@ struct ShortRows {
             }
     }
 
+    // The sum of the powers of a row but for those of its largest elements, which are counted.
+    struct Sum {
+        Pair sum;
+        double equal;
+    };
+
     // The same of any short row, m its largest element.
+    Sum others_of_row(const T* x, ptrdiff_t n, T m, Shift<Work> shift, Rate<Work> rate) {
+        powers(x, n, shift, rate);
+        return others(0, x, n, m);
+    }
     Pair log_of_row(const T* x, ptrdiff_t n, T m, Rate<Work> rate) {
         Shift<Work> shift(m, rate);
-        powers(x, n, shift, rate);
-        Sum s = others(0, x, n, m);
+        Sum s = others_of_row(x, n, m, shift, rate);
         return log_of<T>(s.sum, s.equal, power<T>(static_cast<Work>(m), shift, rate));
     }
 
@@ -105,11 +118,6 @@ private:
         e[i] = p.value;
         if constexpr (!wider) tail[i] = p.tail;
     }
-    // The sum of the powers of a row but for those of its largest elements, which are counted.
-    struct Sum {
-        Pair sum;
-        double equal;
-    };
     Sum others(ptrdiff_t at, const T* x, ptrdiff_t n, T m) const {
         if constexpr (!is_short) {
             Work some[block], tails[block];
