@@ -87,7 +87,7 @@ struct Call {
             ptrdiff_t some = std::min(left, stride ? 1 : block / n);
             if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
             if (some_rows.tame_powers(x, some * n, rate)) {
-                if constexpr (function != SOFTMAX) some_rows.sums(x, some, n), some_rows.logs(x, some, n, rate);
+                if constexpr (function != SOFTMAX) some_rows.logs(x, some, n, rate);
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1))
                     if constexpr (function == SOFTMAX) some_rows.softmax(r * n, y, n);
                     else put(some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);

@@ -47,7 +47,7 @@ bool sum_row(const T* x, T* y, ptrdiff_t n, Rate<T> rate, int threads, RowSum<T>
 
 // A sum without one of its terms.
 template <class T>
-Pair without(Pair sum, Power<T> term) {
+[[gnu::always_inline]] inline Pair without(Pair sum, Power<T> term) {
     accumulate(sum.high, sum.low, -static_cast<double>(term.value), -static_cast<double>(term.tail));
     double high = sum.high + sum.low;
     return {high, (sum.high - high) + sum.low};
@@ -66,12 +66,18 @@ inline Pair sum_of_smaller(const float* e, ptrdiff_t n, float largest) {
     return sums.total();
 }
 
-// The sum of the powers of all elements but the largest. Where that has nearly all the weight, their sum with it has lost them.
+// Whether the largest power has so much of the sum that this has lost the others.
+template <class T>
+[[gnu::always_inline]] inline bool is_nearly_all(double largest, double others) {
+    return !(others >= (sizeof(T) == 4 ? 0x1p-18 : 0x1p-40) * largest);
+}
+
+// The sum of the powers of all elements but the largest.
 template <class T>
 Pair sum_of_others(const T* x, const T* y, ptrdiff_t n, const RowSum<T>& row, Rate<T> rate, int threads) {
     Power<T> largest = row.power_of(row.max, rate);
     Pair others = without(row.sum, largest);
-    if (others.high >= (sizeof(T) == 4 ? 0x1p-18 : 0x1p-40) * largest.value) return others;
+    if (!is_nearly_all<T>(largest.value, others.high)) return others;
     if constexpr (sizeof(T) == 8) {
         T* none = nullptr;
         return sum_of_powers<LARGEST, T>(x, none, n, row.max, row.shift, rate, threads);
@@ -90,7 +96,7 @@ template <class T>
 struct Target {
     int64_t index;  // negative: there is none
     const T *q, *weight;  // nullptr: 0 all along; 1 all along
-    double kept, spread;
+    double kept, spread, z_loss, factor;  // factor: of the gradient
 };
 
 template <class T>
@@ -188,65 +194,72 @@ void gradient_row(const T* x, T* y, ptrdiff_t n, const RowSum<T>& row, Rate<T> r
     });
 }
 
-inline Pair times(Pair a, double b) {
+[[gnu::always_inline]] inline Pair times(Pair a, double b) {
     double high = a.high * b;
     return {high, fma(a.high, b, -high) + a.low * b};
 }
 
-// What is known of a row when its powers are summed: `log` that of `sum` relative to the largest, `others` without that.
+// What the loss of a row is made of, and its gradient: the sums of its powers, and of what is asked, and what is known of the
+// target's index (where there is none: the maximum, no power, and 1).
 struct Summed {
     double max;
-    Pair sum, others, log;
+    Pair sum, others;
+    Power<double> largest;
+    Asked asked;
+    double x, weight;
+    Power<double> power;
 };
 
-// The loss of a row; the factor of its powers in the gradient, and what that is at the target's index.
+// The loss, the factor of the powers in the gradient, and the gradient at the index.
 struct Outcome {
-    double loss;
-    Pair scale;
-    double here;
+    double loss, scale_high, scale_low, at_index;
 };
 
-// x_t and power_t: of the target's index, where it has one.
-template <class T, class Work>
-[[gnu::always_inline]] inline Outcome outcome(const Target<T>& target, const Asked& asked, const Summed& row, T x_t,
-                                              Power<Work> power_t, double z_loss, double factor) {
-    bool has_index = target.index >= 0;
-    double w_t = has_index ? weight_of(target.weight, target.index) : 1, a_t = has_index ? w_t * target.kept : 0;
-    double all = rounded(asked.all) + a_t;
-    Pair loss = asked.distance;
-    accumulate(loss.high, loss.low, a_t == 0 ? 0 : a_t * (row.max - x_t), 0);
-    accumulate(loss.high, loss.low, all * row.log.high, all * row.log.low);
-    if (!std::isfinite(loss.high)) loss.low = 0;
-    double logsumexp = row.max + rounded(row.log), z = z_loss == 0 ? 0 : z_loss * w_t * logsumexp;
+template <class T>
+[[gnu::always_inline]] inline Outcome outcome(Summed row, double kept, double spread, double z_loss, double factor) {
+    Pair log = log_of<T>(row.others, 1, row.largest);
+    double at_index = row.weight * kept, all = row.asked.all.high + row.asked.all.low + at_index;
+    double distance = row.max - row.x;
+    Pair loss = row.asked.distance;
+    accumulate(loss.high, loss.low, at_index == 0 ? 0 : at_index * distance, 0);
+    accumulate(loss.high, loss.low, all * log.high, all * log.low);
+    double rounded_loss = loss.high + (std::fabs(loss.high) < unknown ? loss.low : 0);
+    double logsumexp = row.max + (log.high + log.low), z = z_loss == 0 ? 0 : z_loss * row.weight * logsumexp;
     Pair by = reciprocal(row.sum);
-    Outcome result{rounded(loss) + z * logsumexp, times(by, (all + 2 * z) * factor), 0};
-    if (has_index) {  // all * p - a with 1 - p as what it is, the others' sum
-        double one_less = rounded(times(by, rounded(x_t == row.max ? row.others : without(row.sum, power_t))));
-        double others_asked = rounded(asked.all) - w_t * target.spread;
-        result.here = (others_asked + 2 * z * (power_t.value * by.high) - all * one_less) * factor;
-    }
-    return result;
+    double factor_all = (all + 2 * z) * factor;
+    Pair scale = times(by, factor_all);
+    // all * p - a with 1 - p as what it is, the others' sum
+    Pair others = without(row.sum, row.power);
+    double but_index = row.x == row.max ? row.others.high + row.others.low : others.high + others.low;
+    Pair one_less = times(by, but_index);
+    double others_asked = (row.asked.all.high + row.asked.all.low) - row.weight * spread;
+    double here = others_asked + 2 * z * (row.power.value * by.high) - all * (one_less.high + one_less.low);
+    return {rounded_loss + z * logsumexp, scale.high, scale.low, here * factor};
 }
 
-// The loss of a row, and, with y, its gradient times factor; false where the row has no finite maximum.
+[[gnu::always_inline]] inline void put(double& loss, double& scale_high, double& scale_low, double& at_index, Outcome o) {
+    loss = o.loss, scale_high = o.scale_high, scale_low = o.scale_low, at_index = o.at_index;
+}
+
+// The loss of a row, and, with y, its gradient; false where the row has no finite maximum.
 template <class T>
-bool long_loss(const T* x, T* y, ptrdiff_t n, Target<T> target, double z_loss, double factor, int threads, double& loss) {
+bool long_loss(const T* x, T* y, ptrdiff_t n, const Target<T>& target, int threads, double& loss) {
     Rate<T> rate(1);
-    bool overwrites = sizeof(T) == 4 && x == y;
-    T x_t = target.index >= 0 ? x[target.index] : 0;
+    bool has_index = target.index >= 0, overwrites = sizeof(T) == 4 && x == y;
+    T x_t = has_index ? x[target.index] : 0;
     RowSum<T> row;
     Asked asked;
     if (overwrites) asked = asked_of(x, n, maximum(x, n, threads), target, threads);
     if (!sum_row(x, sizeof(T) == 4 ? y : nullptr, n, rate, threads, row)) return false;
     if (!overwrites) asked = asked_of(x, n, row.max, target, threads);
-    Pair others = sum_of_others(x, y, n, row, rate, threads);
-    Pair log = log_of<T>(others, 1, row.power_of(row.max, rate));
-    Summed summed{row.max, row.sum, others, log};
-    Outcome result = outcome(target, asked, summed, target.index >= 0 ? x_t : row.max, row.power_of(x_t, rate), z_loss, factor);
+    Power<T> largest = row.power_of(row.max, rate), p = row.power_of(x_t, rate);
+    Summed summed{row.max, row.sum, sum_of_others(x, y, n, row, rate, threads), {largest.value, largest.tail}, asked, row.max, 1, {0, 0}};
+    if (has_index) summed.x = x_t, summed.weight = weight_of(target.weight, target.index), summed.power = {p.value, p.tail};
+    Outcome result = outcome<T>(summed, has_index ? target.kept : 0, target.spread, target.z_loss, target.factor);
     loss = result.loss;
     if (!y) return true;
-    gradient_row(x, y, n, row, rate, target, factor, result.scale, threads);
-    if (target.index >= 0) y[target.index] = static_cast<T>(result.here);
+    gradient_row(x, y, n, row, rate, target, target.factor, {result.scale_high, result.scale_low}, threads);
+    if (has_index) y[target.index] = static_cast<T>(result.at_index);
     return true;
 }
 
@@ -275,49 +288,38 @@ struct LossRows {
 
     void long_rows(ptrdiff_t count) {
         for (ptrdiff_t r = 0; r < count; ++r)
-            if (!is_ignored(r) &&
-                !long_loss(x + r * n, row(y, r * n), n, target(r), options.z_loss, options.factor, threads, loss[r]))
-                has_no_maximum(r);
+            if (!is_ignored(r) && !long_loss(x + r * n, y ? y + r * n : y, n, target(r), threads, loss[r])) has_no_maximum(r);
     }
 
     // A block at a time, in double, if it is tame.
     void short_rows(ptrdiff_t count) {
-        ShortRows<T, true> some_rows;
+        ShortRows<T, true> powers;
         Rate<double> rate(1);
-        double high[block], low[block];
         for (ptrdiff_t first = 0, some; first < count; first += some) {
             some = std::min(count - first, block / n);
-            if (some_rows.tame_powers(x + first * n, some * n, rate)) {
-                some_rows.sums(x + first * n, some, n);
-                std::copy_n(some_rows.high, some, high);
-                std::copy_n(some_rows.low, some, low);
-                some_rows.logs(x + first * n, some, n, rate);
-                for (ptrdiff_t i = 0; i < some; ++i) {
-                    Power<double> largest = power<T>(static_cast<double>(some_rows.max[i]), rate);
-                    short_loss(first + i, some_rows.e + i * n, some_rows.tail + i * n, some_rows.max[i], largest,
-                               {high[i], low[i]}, some_rows.equal[i], {some_rows.high[i], some_rows.low[i]});
-                }
+            if (powers.tame_powers(x + first * n, some * n, rate)) {
+                short_losses(first, some, powers, Shift<double>::none(), rate);
                 continue;
             }
             for (ptrdiff_t r = first; r < first + some; ++r) {
                 T m = short_maximum(x + r * n, n);
-                if (!std::isfinite(m)) {
-                    if (!is_ignored(r)) has_no_maximum(r);
-                    continue;
+                if (std::isfinite(m)) {
+                    Shift<double> shift(m, rate);
+                    powers.powers(x + r * n, n, shift, rate);
+                    short_losses(r, 1, powers, shift, rate);
+                } else if (!is_ignored(r)) {
+                    has_no_maximum(r);
                 }
-                Shift<double> shift(m, rate);
-                Power<double> largest = power<T>(static_cast<double>(m), shift, rate);
-                auto others = some_rows.others_of_row(x + r * n, n, m, shift, rate);
-                Pair log = log_of<T>(others.sum, others.equal, largest);
-                short_loss(r, some_rows.e, some_rows.tail, m, largest, others.sum, others.equal, log);
             }
         }
     }
 
 private:
-    static T* row(T* y, ptrdiff_t at) { return y ? y + at : y; }
+    static constexpr bool has_tails = sizeof(T) == 8;
+
     Target<T> target(ptrdiff_t r) const {
-        return {q ? -1 : index[r], q ? q + r * n : q, static_cast<const T*>(options.weight), options.kept, options.spread};
+        return {q ? -1 : index[r], q ? q + r * n : q, static_cast<const T*>(options.weight), options.kept, options.spread,
+                options.z_loss, options.factor};
     }
 
     bool is_ignored(ptrdiff_t r) {
@@ -334,27 +336,64 @@ private:
         if (y) std::fill_n(y + r * n, n, nan);
     }
 
-    void short_loss(ptrdiff_t r, const double* e, const double* tail, T m, Power<double> largest, Pair others, double equal,
-                    Pair log) {
-        if (is_ignored(r)) return;
-        constexpr bool wider = sizeof(T) < sizeof(double);
-        Target<T> target = this->target(r);
-        const T* x = this->x + r * n;
-        accumulate(others.high, others.low, (equal - 1) * largest.value, wider ? 0 : (equal - 1) * largest.tail);
-        Pair sum = others;
-        accumulate(sum.high, sum.low, largest.value, wider ? 0 : largest.tail);
-        ptrdiff_t t = target.index;
-        T x_t = t < 0 ? m : x[t];
-        Power<double> power_t{t < 0 ? 0 : e[t], t < 0 || wider ? 0 : tail[t]};
-        Outcome result = outcome(target, asked_of(x, n, m, target, 1), {m, sum, others, log}, x_t, power_t, options.z_loss,
-                                 options.factor);
-        loss[r] = result.loss;
-        if (!y) return;
-        T* y = this->y + r * n;
-        gradient<double>(y, 0, n, target, options.factor, result.scale, [=](ptrdiff_t i) {
-            return Power<double>{e[i], wider ? 0 : tail[i]};
-        });
-        if (t >= 0) y[t] = static_cast<T>(result.here);
+    // Of some rows whose powers are known.
+    void short_losses(ptrdiff_t first, ptrdiff_t some, const ShortRows<T, true>& powers, Shift<double> shift, Rate<double> rate) {
+        double max[block], high[block], low[block], others_high[block], others_low[block], largest[block], largest_tail[block];
+        double all[block], distance[block], x_t[block], weight[block], power_t[block], tail_t[block];
+        double scale_high[block], scale_low[block], at_index[block];
+        bool asks_all = q || options.spread != 0;
+        auto weights = static_cast<const T*>(options.weight);
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            max[r] = short_maximum(x + (first + r) * n, n);
+            Pair sum = powers.sum(r * n, n);
+            high[r] = sum.high, low[r] = sum.low;
+            all[r] = distance[r] = 0;
+        }
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            ptrdiff_t t = q ? -1 : std::max<int64_t>(index[first + r], 0), at = r * n + t;  // of ignored rows, whatever
+            x_t[r] = q ? max[r] : x[first * n + at];
+            weight[r] = q ? 1 : weight_of(weights, t);
+            power_t[r] = q ? 0 : powers.e[at];
+            tail_t[r] = q || !has_tails ? 0 : powers.tail[at];
+        }
+#pragma omp simd
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            put(largest[r], largest_tail[r], power<T>(max[r], shift, rate));
+            put(others_high[r], others_low[r], without_largest(high[r], low[r], largest[r], largest_tail[r]));
+        }
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            if (asks_all) {
+                Asked asked = asked_of(x + (first + r) * n, n, static_cast<T>(max[r]), target(first + r), 1);
+                all[r] = rounded(asked.all), distance[r] = asked.distance.high + (asked.distance.high < unknown ? asked.distance.low : 0);
+            }
+            if (!is_nearly_all<T>(largest[r], others_high[r])) continue;
+            auto others = powers.others(r * n, x + (first + r) * n, n, static_cast<T>(max[r]));
+            others_high[r] = others.sum.high, others_low[r] = others.sum.low;
+        }
+        double kept = q ? 0 : options.kept, spread = options.spread, z_loss = options.z_loss, factor = options.factor;
+        double* to = loss + first;
+#pragma omp simd
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            put(to[r], scale_high[r], scale_low[r], at_index[r],
+                outcome<T>(Summed{max[r], {high[r], low[r]}, {others_high[r], others_low[r]}, {largest[r], largest_tail[r]},
+                                  Asked{{all[r], 0}, {distance[r], 0}}, x_t[r], weight[r], {power_t[r], tail_t[r]}},
+                           kept, spread, z_loss, factor));
+        }
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            if (is_ignored(first + r) || !y) continue;
+            T* to = y + (first + r) * n;
+            const double *e = powers.e + r * n, *tail = powers.tail + r * n;
+            Target<T> target = this->target(first + r);
+            gradient<double>(to, 0, n, target, factor, {scale_high[r], scale_low[r]}, [=](ptrdiff_t i) {
+                return Power<double>{e[i], has_tails ? tail[i] : 0};
+            });
+            if (!q) to[target.index] = static_cast<T>(at_index[r]);
+        }
+    }
+
+    [[gnu::always_inline]] static Power<double> without_largest(double high, double low, double largest, double tail) {
+        Pair others = without(Pair{high, low}, Power<double>{largest, tail});
+        return {others.high, others.low};
     }
 };
 

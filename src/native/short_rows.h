@@ -73,17 +73,13 @@ struct ShortRows {
         }
     }
 
-    // Of some tame rows: the largest element, and the sum of the powers, if the rows are short of those of the others only.
-    void sums(const T* x, ptrdiff_t rows, ptrdiff_t n) {
+    // Of some tame rows: the largest element, and log(sum(exp((x - max) / T))), in high + low.
+    void logs(const T* x, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate) {
         for (ptrdiff_t r = 0; r < rows; ++r) {
             max[r] = maximum(x + r * n, n);
             Sum s = is_short ? others(r * n, x + r * n, n, max[r]) : Sum{sum(r * n, n), 0};
             high[r] = s.sum.high, low[r] = s.sum.low, equal[r] = s.equal;
         }
-    }
-
-    // Makes of the sums log(sum(exp((x - max) / T))), in high + low.
-    void logs(const T* x, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate) {
 #pragma omp simd
         for (ptrdiff_t r = 0; r < rows; ++r)
             to_log<T, is_short>(high[r], low[r], equal[r], power<T>(static_cast<Work>(max[r]), rate));
@@ -96,28 +92,19 @@ struct ShortRows {
             }
     }
 
+    // The same of any short row, m its largest element.
+    Pair log_of_row(const T* x, ptrdiff_t n, T m, Rate<Work> rate) {
+        Shift<Work> shift(m, rate);
+        powers(x, n, shift, rate);
+        Sum s = others(0, x, n, m);
+        return log_of<T>(s.sum, s.equal, power<T>(static_cast<Work>(m), shift, rate));
+    }
+
     // The sum of the powers of a row but for those of its largest elements, which are counted.
     struct Sum {
         Pair sum;
         double equal;
     };
-
-    // The same of any short row, m its largest element.
-    Sum others_of_row(const T* x, ptrdiff_t n, T m, Shift<Work> shift, Rate<Work> rate) {
-        powers(x, n, shift, rate);
-        return others(0, x, n, m);
-    }
-    Pair log_of_row(const T* x, ptrdiff_t n, T m, Rate<Work> rate) {
-        Shift<Work> shift(m, rate);
-        Sum s = others_of_row(x, n, m, shift, rate);
-        return log_of<T>(s.sum, s.equal, power<T>(static_cast<Work>(m), shift, rate));
-    }
-
-private:
-    void store(ptrdiff_t i, Power<Work> p) {
-        e[i] = p.value;
-        if constexpr (!wider) tail[i] = p.tail;
-    }
     Sum others(ptrdiff_t at, const T* x, ptrdiff_t n, T m) const {
         if constexpr (!is_short) {
             Work some[block], tails[block];
@@ -139,8 +126,6 @@ private:
         };
         return {in_turn(n, add), static_cast<double>(equal)};
     }
-    static double masked(double v, uint64_t mask) { return std::bit_cast<double>(std::bit_cast<uint64_t>(v) & mask); }
-
     Pair sum(ptrdiff_t at, ptrdiff_t n) const {
         if constexpr (!is_short) {
             Lanes<Work> sums;
@@ -151,6 +136,13 @@ private:
             add_term<T, double>(sum.high, sum.low, e[at + j], wider ? 0 : tail[at + j]);
         });
     }
+
+private:
+    void store(ptrdiff_t i, Power<Work> p) {
+        e[i] = p.value;
+        if constexpr (!wider) tail[i] = p.tail;
+    }
+    static double masked(double v, uint64_t mask) { return std::bit_cast<double>(std::bit_cast<uint64_t>(v) & mask); }
 
     // A short sum, in four parts: they, and those of other rows, are computed at a time.
     template <class Add>
