@@ -291,20 +291,20 @@ struct LossRows {
             if (!is_ignored(r) && !long_loss(x + r * n, y ? y + r * n : y, n, target(r), threads, loss[r])) has_no_maximum(r);
     }
 
-    // A block at a time, in double, if it is tame.
+    // A block at a time, if it is tame.
     void short_rows(ptrdiff_t count) {
-        ShortRows<T, true> powers;
-        Rate<double> rate(1);
+        Powers powers;
+        Rate<T> rate(1);
         for (ptrdiff_t first = 0, some; first < count; first += some) {
             some = std::min(count - first, block / n);
             if (powers.tame_powers(x + first * n, some * n, rate)) {
-                short_losses(first, some, powers, Shift<double>::none(), rate);
+                short_losses(first, some, powers, Shift<T>::none(), rate);
                 continue;
             }
             for (ptrdiff_t r = first; r < first + some; ++r) {
                 T m = short_maximum(x + r * n, n);
                 if (std::isfinite(m)) {
-                    Shift<double> shift(m, rate);
+                    Shift<T> shift(m, rate);
                     powers.powers(x + r * n, n, shift, rate);
                     short_losses(r, 1, powers, shift, rate);
                 } else if (!is_ignored(r)) {
@@ -315,6 +315,7 @@ struct LossRows {
     }
 
 private:
+    using Powers = ShortRows<T, true, T, LossResult<T>>;
     static constexpr bool has_tails = sizeof(T) == 8;
 
     Target<T> target(ptrdiff_t r) const {
@@ -337,7 +338,7 @@ private:
     }
 
     // Of some rows whose powers are known.
-    void short_losses(ptrdiff_t first, ptrdiff_t some, const ShortRows<T, true>& powers, Shift<double> shift, Rate<double> rate) {
+    void short_losses(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate) {
         double max[block], high[block], low[block], others_high[block], others_low[block], largest[block], largest_tail[block];
         double all[block], distance[block], x_t[block], weight[block], power_t[block], tail_t[block];
         double scale_high[block], scale_low[block], at_index[block];
@@ -358,7 +359,7 @@ private:
         }
 #pragma omp simd
         for (ptrdiff_t r = 0; r < some; ++r) {
-            put(largest[r], largest_tail[r], power<T>(max[r], shift, rate));
+            put(largest[r], largest_tail[r], wide_power(static_cast<T>(max[r]), shift, rate));
             put(others_high[r], others_low[r], without_largest(high[r], low[r], largest[r], largest_tail[r]));
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
@@ -382,13 +383,18 @@ private:
         for (ptrdiff_t r = 0; r < some; ++r) {
             if (is_ignored(first + r) || !y) continue;
             T* to = y + (first + r) * n;
-            const double *e = powers.e + r * n, *tail = powers.tail + r * n;
+            const T *e = powers.e + r * n, *tail = powers.tail + r * n;
             Target<T> target = this->target(first + r);
-            gradient<double>(to, 0, n, target, factor, {scale_high[r], scale_low[r]}, [=](ptrdiff_t i) {
-                return Power<double>{e[i], has_tails ? tail[i] : 0};
+            gradient<T>(to, 0, n, target, factor, {scale_high[r], scale_low[r]}, [=](ptrdiff_t i) {
+                return Power<T>{e[i], has_tails ? tail[i] : 0};
             });
             if (!q) to[target.index] = static_cast<T>(at_index[r]);
         }
+    }
+
+    [[gnu::always_inline]] static Power<double> wide_power(T x, Shift<T> shift, Rate<T> rate) {
+        Power<T> p = power<LossResult<T>>(x, shift, rate);
+        return {p.value, p.tail};
     }
 
     [[gnu::always_inline]] static Power<double> without_largest(double high, double low, double largest, double tail) {

@@ -26,10 +26,10 @@ void short_log_softmax(const T* x, T* y, ptrdiff_t n, Work m, Inverse<Work> inve
     for (ptrdiff_t j = 0; j < n; ++j) y[j] = static_cast<T>(log_probability<T, Work>(x[j], m, inverse, log));
 }
 
-template <class T, bool is_short>
+template <class T, bool is_short, class Working = std::conditional_t<is_short, double, T>, class Result = T>
 struct ShortRows {
-    using Work = std::conditional_t<is_short, double, T>;
-    static constexpr bool wider = sizeof(T) < sizeof(Work);  // than the result: no tails are needed
+    using Work = Working;
+    static constexpr bool wider = sizeof(Result) < sizeof(Work);  // than the result: no tails are needed
     Work e[block + lanes], tail[block + lanes];
     T max[block];  // of each row, and its logarithm
     double high[block], low[block], equal[block];
@@ -44,17 +44,17 @@ struct ShortRows {
             Work v = x[i];
             Magnitude<Work> far = magnitude(v);
             farthest = far > farthest ? far : farthest;
-            put(e[i], tail[i], reduced<T>(v, rate));
+            put(e[i], tail[i], reduced<Result>(v, rate));
         }
 #pragma omp simd
-        for (ptrdiff_t i = 0; i < size; ++i) put(e[i], tail[i], power<T>(Reduced<Work>{e[i], tail[i]}));
+        for (ptrdiff_t i = 0; i < size; ++i) put(e[i], tail[i], power<Result>(Reduced<Work>{e[i], tail[i]}));
         return farthest <= magnitude(rate.tame);
     }
 
     // The powers of one row.
     void powers(const T* x, ptrdiff_t n, Shift<Work> shift, Rate<Work> rate) {
 #pragma omp simd
-        for (ptrdiff_t j = 0; j < n; ++j) store(j, power<T>(static_cast<Work>(x[j]), shift, rate));
+        for (ptrdiff_t j = 0; j < n; ++j) store(j, power<Result>(static_cast<Work>(x[j]), shift, rate));
     }
 
     void softmax_of_row(const T* x, T* y, ptrdiff_t n, T m, Rate<Work> rate) {
