@@ -286,8 +286,9 @@ bool parts(const Rows& r) {
 template <class T>
 bool cross_entropy(const Rows& r) {
     LossRows<T> rows(r);
-    if (r.n <= short_row) rows.short_rows(r.count);
-    else rows.long_rows(r.count);
+    if (r.n > middle_row<T>) rows.long_rows(r.count);
+    else if (r.n > short_row) rows.template short_rows<false>(r.count);
+    else rows.template short_rows<true>(r.count);
     return rows.invalid;
 }
 

@@ -292,8 +292,9 @@ struct LossRows {
     }
 
     // A block at a time, if it is tame.
+    template <bool is_short>
     void short_rows(ptrdiff_t count) {
-        Powers powers;
+        ShortRows<T, is_short, T, LossResult<T>> powers;
         Rate<T> rate(1);
         for (ptrdiff_t first = 0, some; first < count; first += some) {
             some = std::min(count - first, block / n);
@@ -302,7 +303,7 @@ struct LossRows {
                 continue;
             }
             for (ptrdiff_t r = first; r < first + some; ++r) {
-                T m = short_maximum(x + r * n, n);
+                T m = powers.maximum(x + r * n, n);
                 if (std::isfinite(m)) {
                     Shift<T> shift(m, rate);
                     powers.powers(x + r * n, n, shift, rate);
@@ -315,7 +316,6 @@ struct LossRows {
     }
 
 private:
-    using Powers = ShortRows<T, true, T, LossResult<T>>;
     static constexpr bool has_tails = sizeof(T) == 8;
 
     Target<T> target(ptrdiff_t r) const {
@@ -338,6 +338,7 @@ private:
     }
 
     // Of some rows whose powers are known.
+    template <class Powers>
     void short_losses(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate) {
         double max[block], high[block], low[block], others_high[block], others_low[block], largest[block], largest_tail[block];
         double all[block], distance[block], x_t[block], weight[block], power_t[block], tail_t[block];
@@ -345,7 +346,7 @@ private:
         bool asks_all = q || options.spread != 0;
         auto weights = static_cast<const T*>(options.weight);
         for (ptrdiff_t r = 0; r < some; ++r) {
-            max[r] = short_maximum(x + (first + r) * n, n);
+            max[r] = powers.maximum(x + (first + r) * n, n);
             Pair sum = powers.sum(r * n, n);
             high[r] = sum.high, low[r] = sum.low;
             all[r] = distance[r] = 0;

@@ -353,10 +353,15 @@ PyObject* exact_sum(PyObject*, PyObject* argument) {
     auto x = reinterpret_cast<PyArrayObject*>(argument);
     if (!PyArray_Check(argument) || PyArray_TYPE(x) != NPY_DOUBLE || !PyArray_ISCARRAY_RO(x))
         return PyErr_Format(PyExc_TypeError, "a contiguous array of float64 is expected");
-    Pair sum{0, 0};
+    constexpr npy_intp lanes = 8;
+    double high[lanes] = {}, low[lanes] = {};
     auto values = static_cast<const double*>(PyArray_DATA(x));
-    for (npy_intp i = 0; i < PyArray_SIZE(x); ++i) accumulate(sum.high, sum.low, values[i], 0);
-    return Py_BuildValue("dd", sum.high, std::isfinite(sum.high) ? sum.low : 0);
+    npy_intp n = PyArray_SIZE(x), i = 0;
+    for (; i + lanes <= n; i += lanes)
+        for (npy_intp l = 0; l < lanes; ++l) accumulate(high[l], low[l], values[i + l], 0);
+    for (; i < n; ++i) accumulate(high[0], low[0], values[i], 0);
+    for (npy_intp l = 1; l < lanes; ++l) accumulate(high[0], low[0], high[l], low[l]);
+    return Py_BuildValue("dd", high[0], std::isfinite(high[0]) ? low[0] : 0);
 }
 
 // The instruction sets this machine can run, the fastest first.

@@ -113,7 +113,7 @@ struct ShortRows {
                 some[j] = x[j] == m ? 0 : e[at + j];
                 tails[j] = x[j] == m ? 0 : tail[at + j];
             }
-            Lanes<Work> sums;
+            Lanes<Work, Result> sums;
             sums.add(some, tails, n);
             return {sums.total(), static_cast<double>(count_equal(x, n, m))};
         }
@@ -128,7 +128,7 @@ struct ShortRows {
     }
     Pair sum(ptrdiff_t at, ptrdiff_t n) const {
         if constexpr (!is_short) {
-            Lanes<Work> sums;
+            Lanes<Work, Result> sums;
             sums.add_padded(e + at, tail + at, n);
             return sums.total();
         }
