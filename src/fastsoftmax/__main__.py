@@ -18,7 +18,7 @@ from fastsoftmax import _native
 FUNCTIONS = [
     *("softmax", "log_softmax", "logsumexp"),
     *("softmax_vjp", "softmax_jvp", "log_softmax_vjp", "log_softmax_jvp"),
-    *("softmax_jacobian", "SoftmaxJacobian"),
+    *("softmax_jacobian", "SoftmaxJacobian", "cross_entropy"),
 ]
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 

@@ -30,7 +30,7 @@ HEADER = """\
 
 @dataclass
 class Case:
-    """What is measured: a function of x along an axis, into out; g is what derivatives multiply."""
+    """A function of x along an axis, into out; g is what derivatives multiply, or the targets."""
 
     function: str
     x: Array
@@ -80,6 +80,17 @@ class Formulas:
         return np.subtract(t, (p * t).sum(axis=axis, keepdims=True), out=out)
 
     @staticmethod
+    def cross_entropy(x: Array, targets: Array, axis: int, out: Array) -> tuple[Any, Array]:
+        rows = np.arange(len(x))
+        np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
+        picked = out[rows, targets]
+        np.exp(out, out=out)
+        total = out.sum(axis=-1)
+        out *= (1 / (len(x) * total))[:, None]
+        out[rows, targets] -= 1 / len(x)
+        return (np.log(total) - picked).mean(), out
+
+    @staticmethod
     def softmax_jacobian(p: Array, axis: int, out: Array) -> Array:
         np.multiply(p[..., :, None], -p[..., None, :], out=out)
         diagonal = np.einsum("...ii->...i", out)
@@ -92,6 +103,8 @@ def ours(case: Case) -> Call:
         operator = fastsoftmax.SoftmaxJacobian(case.x)
         return lambda: operator @ case.g
     call = getattr(fastsoftmax, case.function)
+    if case.function == "cross_entropy":
+        return lambda: call(*case.inputs, return_grad=True, out=case.out)
     return lambda: call(*case.inputs, case.axis, out=case.out)
 
 
@@ -133,6 +146,8 @@ def torch(case: Case) -> Call:
     torch.set_num_threads(case.threads)
     x, *g = map(tensor, case.inputs)
     out, axis = tensor(case.out), case.axis
+    if case.function == "cross_entropy":
+        return lambda: _torch_cross_entropy(x, *g)
     if case.function in ("softmax_vjp", "softmax_jvp"):
         vjp = torch.ops.aten._softmax_backward_data.out
         return lambda: vjp(g[0], x, axis, x.dtype, grad_input=out)
@@ -145,6 +160,14 @@ def torch(case: Case) -> Call:
         return lambda: torch.sub(torch.diag_embed(x), x.unsqueeze(-1) * x.unsqueeze(-2), out=out)
     call = getattr(torch, case.function)
     return lambda: call(x, axis, out=out)
+
+
+def _torch_cross_entropy(x: Any, targets: Any) -> Any:
+    from torch.nn import functional
+
+    x = x.detach().requires_grad_()
+    functional.cross_entropy(x, targets).backward()
+    return x.grad
 
 
 def jax(case: Case) -> Call:
@@ -164,8 +187,17 @@ def jax(case: Case) -> Call:
         ),
     }
     call = jax.jit(lambda *inputs: functions[case.function](*inputs, axis=case.axis))
+    if case.function == "cross_entropy":
+        call = jax.jit(jax.value_and_grad(_jax_cross_entropy))
     arrays = [jax.numpy.asarray(a) for a in case.inputs]
-    return lambda: call(*arrays).block_until_ready()
+    return lambda: jax.block_until_ready(call(*arrays))
+
+
+def _jax_cross_entropy(x: Any, targets: Any) -> Any:
+    import jax
+
+    log_p = jax.nn.log_softmax(x)
+    return -jax.numpy.take_along_axis(log_p, targets[:, None], axis=-1).mean()
 
 
 def onnxruntime(case: Case) -> Call:
@@ -266,6 +298,10 @@ def make_case(shape: str, function: str, dtype: str, axis: int, threads: int) ->
     if function in (*PRODUCTS, "SoftmaxJacobian"):
         g = rng.standard_normal(size, np.float32).astype(dtype)
         return Case(function, fastsoftmax.softmax(x, axis), axis, np.empty_like(x), threads, g)
+    if function == "cross_entropy":
+        if axis != -1:
+            raise ValueError("--function cross_entropy is measured along the last axis")
+        return Case(function, x, axis, np.empty_like(x), threads, rng.integers(0, n, rows))
     if function == "softmax_jacobian":
         if axis != -1:
             raise ValueError("--function softmax_jacobian is measured along the last axis")
