@@ -45,12 +45,26 @@ bool sum_row(const T* x, T* y, ptrdiff_t n, Rate<T> rate, int threads, RowSum<T>
     return std::isfinite(row.max);
 }
 
-// A sum without one of its terms.
+// What follows of a sum, as a pair, is for results of T: for float32 it is in plain double.
 template <class T>
-[[gnu::always_inline]] inline Pair without(Pair sum, Power<T> term) {
-    accumulate(sum.high, sum.low, -static_cast<double>(term.value), -static_cast<double>(term.tail));
-    double high = sum.high + sum.low;
-    return {high, (sum.high - high) + sum.low};
+[[gnu::always_inline]] inline Pair plus(Pair sum, double high, double low) {
+    if constexpr (sizeof(T) == 4) return {sum.high + high, 0};
+    accumulate(sum.high, sum.low, high, low);
+    double total = sum.high + sum.low;
+    return {total, (sum.high - total) + sum.low};
+}
+
+template <class T>
+[[gnu::always_inline]] inline Pair times(Pair a, double b) {
+    double high = a.high * b;
+    if constexpr (sizeof(T) == 4) return {high, 0};
+    return {high, fma(a.high, b, -high) + a.low * b};
+}
+
+// A sum without one of its terms.
+template <class T, class Work>
+[[gnu::always_inline]] inline Pair without(Pair sum, Power<Work> term) {
+    return plus<T>(sum, -static_cast<double>(term.value), -static_cast<double>(term.tail));
 }
 
 // The sum of the stored powers but for the largest.
@@ -76,7 +90,7 @@ template <class T>
 template <class T>
 Pair sum_of_others(const T* x, const T* y, ptrdiff_t n, const RowSum<T>& row, Rate<T> rate, int threads) {
     Power<T> largest = row.power_of(row.max, rate);
-    Pair others = without(row.sum, largest);
+    Pair others = without<T>(row.sum, largest);
     if (!is_nearly_all<T>(largest.value, others.high)) return others;
     if constexpr (sizeof(T) == 8) {
         T* none = nullptr;
@@ -194,11 +208,6 @@ void gradient_row(const T* x, T* y, ptrdiff_t n, const RowSum<T>& row, Rate<T> r
     });
 }
 
-[[gnu::always_inline]] inline Pair times(Pair a, double b) {
-    double high = a.high * b;
-    return {high, fma(a.high, b, -high) + a.low * b};
-}
-
 // What the loss of a row is made of, and its gradient: the sums of its powers, and of what is asked, and what is known of the
 // target's index (where there is none: the maximum, no power, and 1).
 struct Summed {
@@ -218,23 +227,18 @@ struct Outcome {
 template <class T>
 [[gnu::always_inline]] inline Outcome outcome(Summed row, double kept, double spread, double z_loss, double factor) {
     Pair log = log_of<T>(row.others, 1, row.largest);
-    double at_index = row.weight * kept, all = row.asked.all.high + row.asked.all.low + at_index;
+    double at_index = row.weight * kept, but_index = rounded(row.asked.all), all = but_index + at_index;
     double distance = row.max - row.x;
-    Pair loss = row.asked.distance;
-    accumulate(loss.high, loss.low, at_index == 0 ? 0 : at_index * distance, 0);
-    accumulate(loss.high, loss.low, all * log.high, all * log.low);
-    double rounded_loss = loss.high + (std::fabs(loss.high) < unknown ? loss.low : 0);
-    double logsumexp = row.max + (log.high + log.low), z = z_loss == 0 ? 0 : z_loss * row.weight * logsumexp;
-    Pair by = reciprocal(row.sum);
-    double factor_all = (all + 2 * z) * factor;
-    Pair scale = times(by, factor_all);
+    Pair loss = plus<T>(row.asked.distance, at_index == 0 ? 0 : at_index * distance, 0);
+    loss = plus<T>(loss, all * log.high, all * log.low);
+    double logsumexp = row.max + rounded(log), z = z_loss == 0 ? 0 : z_loss * row.weight * logsumexp;
+    Pair by = sizeof(T) == 4 ? Pair{1 / row.sum.high, 0} : reciprocal(row.sum), scale = times<T>(by, (all + 2 * z) * factor);
     // all * p - a with 1 - p as what it is, the others' sum
-    Pair others = without(row.sum, row.power);
-    double but_index = row.x == row.max ? row.others.high + row.others.low : others.high + others.low;
-    Pair one_less = times(by, but_index);
-    double others_asked = (row.asked.all.high + row.asked.all.low) - row.weight * spread;
-    double here = others_asked + 2 * z * (row.power.value * by.high) - all * (one_less.high + one_less.low);
-    return {rounded_loss + z * logsumexp, scale.high, scale.low, here * factor};
+    Pair others = without<T>(row.sum, row.power);
+    double one_less = rounded(times<T>(by, rounded(row.x == row.max ? row.others : others)));
+    double here = but_index - row.weight * spread + 2 * z * (row.power.value * by.high) - all * one_less;
+    double finite = std::fabs(loss.high) < unknown ? loss.low : 0;
+    return {loss.high + finite + z * logsumexp, scale.high, scale.low, here * factor};
 }
 
 [[gnu::always_inline]] inline void put(double& loss, double& scale_high, double& scale_low, double& at_index, Outcome o) {
@@ -399,7 +403,7 @@ private:
     }
 
     [[gnu::always_inline]] static Power<double> without_largest(double high, double low, double largest, double tail) {
-        Pair others = without(Pair{high, low}, Power<double>{largest, tail});
+        Pair others = without<T>(Pair{high, low}, Power<double>{largest, tail});
         return {others.high, others.low};
     }
 };
