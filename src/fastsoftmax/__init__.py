@@ -23,21 +23,31 @@ from fastsoftmax._derivatives import (
     softmax_vjp,
     softmax_vjp_derivative,
 )
+from fastsoftmax._entropy import entropy, kl_divergence, perplexity
 from fastsoftmax._functions import log_softmax, logsumexp, softmax
 from fastsoftmax._jacobian import SoftmaxJacobian
 from fastsoftmax._layer import LogSoftmax, Softmax
-from fastsoftmax._losses import cross_entropy
+from fastsoftmax._losses import (
+    cross_entropy,
+    cross_entropy_hessian_diagonal,
+    cross_entropy_hvp,
+)
 
 __all__ = [
     "LogSoftmax",
     "Softmax",
     "SoftmaxJacobian",
     "cross_entropy",
+    "cross_entropy_hessian_diagonal",
+    "cross_entropy_hvp",
+    "entropy",
+    "kl_divergence",
     "log_softmax",
     "log_softmax_jacobian",
     "log_softmax_jvp",
     "log_softmax_vjp",
     "logsumexp",
+    "perplexity",
     "softmax",
     "softmax_jacobian",
     "softmax_jvp",
