@@ -27,6 +27,7 @@ from fastsoftmax._entropy import entropy, kl_divergence, perplexity
 from fastsoftmax._functions import log_softmax, logsumexp, softmax
 from fastsoftmax._jacobian import SoftmaxJacobian
 from fastsoftmax._layer import LogSoftmax, Softmax
+from fastsoftmax._linear import linear_cross_entropy
 from fastsoftmax._losses import (
     cross_entropy,
     cross_entropy_hessian_diagonal,
@@ -42,6 +43,7 @@ __all__ = [
     "cross_entropy_hvp",
     "entropy",
     "kl_divergence",
+    "linear_cross_entropy",
     "log_softmax",
     "log_softmax_jacobian",
     "log_softmax_jvp",

@@ -186,7 +186,7 @@ class Losses:
                 part = grad.transpose(self.axes.order)[block.index]
                 own = part.flags.carray and part.dtype == self.working
                 y = part.reshape(block.x.shape) if own else np.empty(block.x.shape, self.working)
-            loss = self._loss_of_block(block, y, factor)
+            loss = self.of_block(block, y, factor)
             if each is None:
                 total.add(loss)
             else:
@@ -195,7 +195,7 @@ class Losses:
                 part[...] = y.reshape(part.shape)
         return total.value
 
-    def _loss_of_block(self, block: Block, y: Array | None, factor: float) -> Array:
+    def of_block(self, block: Block, y: Array | None, factor: float) -> Array:
         kept, n = 1 - self.smoothing, self.axes.n
         if block.keep is None:
             spread = self.smoothing / n

@@ -104,7 +104,7 @@ def cross_entropy(
     >>> grad
     array([[ 0.09003057,  0.24472847, -0.33475904]])
     """
-    _check_reduction(reduction)
+    check_reduction(reduction)
     if out is not None and not return_grad:
         raise ValueError("out takes the gradient, which only return_grad=True computes")
     losses = Losses(
@@ -177,7 +177,7 @@ def cross_entropy_hvp(
     >>> fsm.cross_entropy_hvp([[1.0, 2.0, 3.0]], [2], [[1.0, 0.0, 0.0]])
     array([[ 0.08192507, -0.02203304, -0.05989202]])
     """
-    _check_reduction(reduction)
+    check_reduction(reduction)
     losses = Losses(
         logits,
         targets,
@@ -240,7 +240,7 @@ def cross_entropy_hessian_diagonal(
     >>> fsm.cross_entropy_hessian_diagonal([[1.0, 2.0, 3.0]], [2])
     array([[0.08192507, 0.18483645, 0.22269543]])
     """
-    _check_reduction(reduction)
+    check_reduction(reduction)
     losses = Losses(
         logits,
         targets,
@@ -259,7 +259,7 @@ def _second_order(losses: Losses, v: Array | None, reduction: str, out: Array | 
     """The Hessian times v, or its diagonal."""
     axes, working = losses.axes, losses.working
     check_out(out, axes.shape, losses.dtype, losses.mask is not None)
-    _, factor = _divisor(losses, reduction)
+    _, factor = divisor(losses, reduction)
     y = losses.room(None if v is None or out is None or np.may_share_memory(v, out) else out)
     result = y.transpose(axes.order)
     direction = None if v is None else v.transpose(axes.order)
@@ -284,19 +284,19 @@ def _second_order(losses: Losses, v: Array | None, reduction: str, out: Array | 
     return deliver(y, out, losses.source, losses.mask)
 
 
-def _check_reduction(reduction: str) -> None:
+def check_reduction(reduction: str) -> None:
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction is {reduction!r}; 'mean', 'sum' or 'none' is expected")
 
 
 def reduced(losses: Losses, reduction: str, grad: Array | None = None) -> Any:
     """The sum or the mean of the losses, not rounded to their dtype yet."""
-    total, factor = _divisor(losses, reduction)
+    total, factor = divisor(losses, reduction)
     with np.errstate(all="ignore"):
         return np.divide(losses.run(grad, factor, None), total)
 
 
-def _divisor(losses: Losses, reduction: str) -> tuple[Any, float]:
+def divisor(losses: Losses, reduction: str) -> tuple[Any, float]:
     """What the losses are divided by, and what their derivatives are multiplied with."""
     total = losses.total_weight() if reduction == "mean" else 1
     with np.errstate(all="ignore"):
