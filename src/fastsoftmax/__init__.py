@@ -1,10 +1,14 @@
-"""Softmax for NumPy, its logarithm and its derivatives.
+"""Softmax for NumPy, its logarithm, its losses and their derivatives.
 
 Functions of arrays: `softmax`, `log_softmax`, `logsumexp`; derivatives, from probabilities:
 `softmax_vjp`, `softmax_jvp`, `softmax_vjp_derivative`, `softmax_jacobian`, `log_softmax_vjp`,
-`log_softmax_jvp`, `log_softmax_jacobian`; the Jacobian as an operator:
-`SoftmaxJacobian`; layers: `Softmax`, `LogSoftmax`. The gradient of `logsumexp` is
-`softmax`.
+`log_softmax_jvp`, `log_softmax_jacobian`; the Jacobian as an operator: `SoftmaxJacobian`. The
+gradient of `logsumexp` is `softmax`.
+
+Losses, from logits: `cross_entropy` with its gradient, `cross_entropy_hvp`,
+`cross_entropy_hessian_diagonal`, `linear_cross_entropy`; `perplexity`, `entropy`, `kl_divergence`.
+
+Layers: `Softmax`, `LogSoftmax`, `SoftmaxCrossEntropy`.
 """
 
 try:
@@ -26,7 +30,7 @@ from fastsoftmax._derivatives import (
 from fastsoftmax._entropy import entropy, kl_divergence, perplexity
 from fastsoftmax._functions import log_softmax, logsumexp, softmax
 from fastsoftmax._jacobian import SoftmaxJacobian
-from fastsoftmax._layer import LogSoftmax, Softmax
+from fastsoftmax._layer import LogSoftmax, Softmax, SoftmaxCrossEntropy
 from fastsoftmax._linear import linear_cross_entropy
 from fastsoftmax._losses import (
     cross_entropy,
@@ -37,6 +41,7 @@ from fastsoftmax._losses import (
 __all__ = [
     "LogSoftmax",
     "Softmax",
+    "SoftmaxCrossEntropy",
     "SoftmaxJacobian",
     "cross_entropy",
     "cross_entropy_hessian_diagonal",

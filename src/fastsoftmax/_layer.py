@@ -1,9 +1,8 @@
-"""Softmax and its logarithm as layers of a network: called forward, then asked for derivatives."""
+"""Softmax, its logarithm and its loss as layers: called forward, then asked for derivatives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,18 +15,16 @@ from fastsoftmax._derivatives import (
     softmax_vjp,
 )
 from fastsoftmax._functions import log_softmax, softmax
+from fastsoftmax._losses import Reduction, cross_entropy
 
 
 class _Layer:
     axis: Axis
-    output: Any
-    _p: Any  # the probabilities of the last call
-    _jacobian: ClassVar[Callable[..., Any]]
-    _vjp: ClassVar[Callable[..., Any]]
+    _result: Any  # of the last call
 
     def __init__(self, axis: Axis = -1) -> None:
         self.axis = axis
-        self.output = self._p = None
+        self._result = None
 
     def backward(self, grad: ArrayLike | None = None) -> Any:
         """
@@ -36,36 +33,42 @@ class _Layer:
         Parameters
         ----------
         grad : array_like, optional
-            The gradient of something with respect to the output, of its shape.
+            The gradient of something with respect to the result of the call, of its shape.
 
         Returns
         -------
         ndarray
-            Without `grad`, the full Jacobian, of shape batch + (n, n), as `softmax_jacobian` or
-            `log_softmax_jacobian` gives it. With it, the gradient with respect to the logits, as
-            `softmax_vjp` or `log_softmax_vjp` gives it.
+            Without `grad`, the full derivative with respect to the logits: of `Softmax` and
+            `LogSoftmax` the Jacobian, of shape batch + (n, n), as `softmax_jacobian` or
+            `log_softmax_jacobian` gives it; of `SoftmaxCrossEntropy` the gradient. With it, the
+            gradient of that something with respect to the logits.
 
         Raises
         ------
         RuntimeError
             Before the first call.
         ValueError
-            Where `grad` is not of the shape of the output.
+            Where `grad` is not of the shape of the result.
         MemoryError
             Where the Jacobian is larger than the memory of the machine; `backward(grad)` needs
             none of it.
         """
-        if self.output is None:
+        if self._result is None:
             raise RuntimeError("backward() needs the result of a call: call the layer with x first")
         if grad is None:
-            return type(self)._jacobian(self._p, self.axis)
-        gradient = to_array("grad", grad)
-        if gradient.shape != np.shape(self.output):
+            return self._derivative()
+        gradient, shape = to_array("grad", grad), np.shape(self._result)
+        if gradient.shape != shape:
             raise ValueError(
-                f"grad has shape {gradient.shape}; that of the last output, "
-                f"{np.shape(self.output)}, is expected"
+                f"grad has shape {gradient.shape}; that of the last result, {shape}, is expected"
             )
-        return type(self)._vjp(self._p, gradient, self.axis)
+        return self._vjp(gradient)
+
+    def _derivative(self) -> Any:
+        raise NotImplementedError
+
+    def _vjp(self, grad: Array) -> Any:
+        raise NotImplementedError
 
 
 class Softmax(_Layer):
@@ -96,9 +99,6 @@ class Softmax(_Layer):
     array([[ 0.08192507, -0.02203304, -0.05989202]])
     """
 
-    _jacobian = softmax_jacobian
-    _vjp = softmax_vjp
-
     def __call__(self, x: ArrayLike, normalization: bool = True) -> Any:
         """
         The probabilities of logits.
@@ -116,8 +116,18 @@ class Softmax(_Layer):
         ndarray
             Of the shape of `x`; kept, not copied, as `output`.
         """
-        self.output = self._p = softmax(x, self.axis) if normalization else _plain(x, self.axis)
-        return self.output
+        self._result = softmax(x, self.axis) if normalization else _plain(x, self.axis)
+        return self._result
+
+    @property
+    def output(self) -> Any:
+        return self._result
+
+    def _derivative(self) -> Any:
+        return softmax_jacobian(self._result, self.axis)
+
+    def _vjp(self, grad: Array) -> Any:
+        return softmax_vjp(self._result, grad, self.axis)
 
 
 class LogSoftmax(_Layer):
@@ -153,8 +163,7 @@ class LogSoftmax(_Layer):
     array([[ 4.24835426e-18,  4.24835426e-18, -8.49670851e-18]])
     """
 
-    _jacobian = log_softmax_jacobian
-    _vjp = log_softmax_vjp
+    _p: Any  # the probabilities of the last call
 
     def __call__(self, x: ArrayLike) -> Any:
         """
@@ -176,8 +185,115 @@ class LogSoftmax(_Layer):
         if vanished.any():
             one = p.dtype.type(1)
             p[vanished] = np.nextafter(0 * one, one)
-        self.output, self._p = output, p
+        self._result, self._p = output, p
         return output
+
+    @property
+    def output(self) -> Any:
+        return self._result
+
+    def _derivative(self) -> Any:
+        return log_softmax_jacobian(self._p, self.axis)
+
+    def _vjp(self, grad: Array) -> Any:
+        return log_softmax_vjp(self._p, grad, self.axis)
+
+
+class SoftmaxCrossEntropy(_Layer):
+    """
+    Softmax and cross-entropy as the last layer: called with logits and targets, it gives the loss.
+
+    Parameters
+    ----------
+    axis : int, tuple of int or None
+        The axis of the classes.
+    weight, ignore_index, label_smoothing, z_loss, reduction
+        As for `cross_entropy`.
+
+    Attributes
+    ----------
+    axis : int, tuple of int or None
+        As given.
+    output : ndarray or None
+        The probabilities of the last call, computed when they are first asked for.
+
+    Notes
+    -----
+    A call computes the gradient in the same sweep, and keeps it for `backward`. The logits are
+    kept, not copied, for `output`.
+
+    Examples
+    --------
+    >>> import fastsoftmax as fsm
+    >>> layer = fsm.SoftmaxCrossEntropy()
+    >>> layer([[1.0, 2.0, 3.0]], [2])
+    np.float64(0.4076059644443803)
+    >>> layer.backward()
+    array([[ 0.09003057,  0.24472847, -0.33475904]])
+    >>> layer.output
+    array([[0.09003057, 0.24472847, 0.66524096]])
+    """
+
+    def __init__(
+        self,
+        axis: Axis = -1,
+        *,
+        weight: ArrayLike | None = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(axis)
+        self.weight = weight
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
+        self.reduction: Reduction = reduction
+        self._logits: Any = None
+        self._output: Any = None
+
+    def __call__(self, logits: ArrayLike, targets: ArrayLike) -> Any:
+        """
+        The loss.
+
+        Parameters
+        ----------
+        logits, targets : array_like
+            As for `cross_entropy`.
+
+        Returns
+        -------
+        scalar or ndarray
+            As `cross_entropy` gives it.
+        """
+        self._result, self._grad = cross_entropy(
+            logits,
+            targets,
+            self.axis,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+            reduction=self.reduction,
+            return_grad=True,
+        )
+        self._logits, self._output = logits, None
+        return self._result
+
+    @property
+    def output(self) -> Any:
+        if self._output is None and self._result is not None:
+            self._output = softmax(self._logits, self.axis)
+        return self._output
+
+    def _derivative(self) -> Any:
+        return self._grad
+
+    def _vjp(self, grad: Array) -> Any:
+        if np.ndim(self._result):
+            grad = np.expand_dims(grad, Axes(np.shape(self._grad), self.axis).reduced)
+        return (self._grad * grad).astype(self._grad.dtype, copy=False)
 
 
 def _plain(x: ArrayLike, axis: Axis) -> Any:

@@ -18,8 +18,8 @@ from fastsoftmax._arguments import (
 from fastsoftmax._loss_rows import Block, Losses, Total
 from fastsoftmax._losses import Reduction, check_reduction, divisor
 
-_BLOCK = 1 << 22  # logits that exist at a time
-_TILE = 1 << 19  # elements of the weight whose gradient is added up at a time: they stay in a cache
+_BLOCK = 1 << 25  # bytes of logits that exist at a time
+_TILE = 1 << 21  # bytes of the gradient of the weight that are added up at a time, in a cache
 
 
 def linear_cross_entropy(
@@ -75,8 +75,8 @@ def linear_cross_entropy(
 
     Notes
     -----
-    The products are NumPy's, and rounded as these are. About 4 million logits exist at a time, or
-    those of one row, in whose place their gradient is written. The method, for GPUs: P.-L. Hsu et
+    The products are NumPy's, and rounded as these are. 32 MiB of logits exist at a time, or those
+    of one row, and their gradient takes their place. The method, for GPUs: P.-L. Hsu et
     al., "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989; E. Wijmans et
     al., "Cut Your Losses in Large-Vocabulary Language Models", arXiv:2411.09009.
 
@@ -129,7 +129,7 @@ def linear_cross_entropy(
     each = np.empty(len(rows), dtype)
     add = _Gradients(grads, w, dtype) if return_grad else None
     sum_of_losses = Total(working)
-    step = max(1, _BLOCK // n)
+    step = max(1, _BLOCK // (n * working.itemsize))
     scratch = np.empty((min(step, len(rows)), n), working)
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
@@ -177,7 +177,7 @@ class _Gradients:
         self.of_weight = _own(grads[1], w.dtype)
         self.of_weight[...] = 0
         self.of_bias = np.zeros(len(w), np.promote_types(w.dtype, np.float64))
-        self.step = max(1, _TILE // max(1, w.shape[1]))
+        self.step = max(1, _TILE // max(1, w.shape[1] * w.itemsize))
         self.part = np.empty((min(self.step, len(w)), w.shape[1]), w.dtype)
 
     def __call__(self, some: slice, x: Array, z: Array) -> None:
