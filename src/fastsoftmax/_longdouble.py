@@ -40,10 +40,10 @@ def cross_entropy(
     targets: Array,
     weight: Array | None,
     ignored: int,
-    kept: float,
-    spread: float,
+    kept: Any,
+    spread: Any,
     z_loss: float,
-    factor: float,
+    factor: Any,
 ) -> Array:
     """The loss of each row of x; its gradient, times factor, into y."""
     n, wide = x.shape[-1], x.dtype.type
@@ -65,11 +65,11 @@ def cross_entropy(
         loss = -_sum(np.where(a == 0, 0, a * log_p))[:, 0]
         loss += 0 if z_loss == 0 else z * rows("logsumexp", x, np.asarray(wide(1)))
         if y is not None:
-            y[...] = factor * (p * (_sum(a) + 2 * z[:, None]) - a)
-            if are_indices:
-                others = np.where(q == 1, 0, p * _sum(a) - a)
-                here = 2 * z[:, None] * p - _sum(others)
-                y[...] = np.where(q == 1, factor * here, y)
+            y[...] = p * _sum(a) - a
+            sure = (q == 1) & (p > 0.5) if are_indices else np.zeros(p.shape, bool)
+            others = np.where(sure, 0, p), np.where(sure, 0, a)
+            y[...] = np.where(sure, _sum(others[1]) - _sum(a) * _sum(others[0]), y)
+            y[...] = factor * (y + 2 * z[:, None] * p)
             y[~counts] = 0
     return np.asarray(np.where(counts, loss, 0))
 

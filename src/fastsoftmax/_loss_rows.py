@@ -78,7 +78,8 @@ class Losses:
                 raise ValueError("ignore_index is for targets that are indices, not probabilities")
             self.ignored = int(ignore_index)
         self.weight = None if weight is None else self._to_weight(weight)
-        self.smoothing = float(label_smoothing)
+        self.number: Any = np.longdouble if self.working.itemsize > 8 else float
+        self.smoothing = self.number(label_smoothing)
         if not 0 <= self.smoothing <= 1:
             raise ValueError(f"label_smoothing must be from 0 to 1, not {label_smoothing!r}")
         self.z_loss = float(z_loss)
@@ -177,7 +178,7 @@ class Losses:
                 rows = np.where(kept, rows, nothing.astype(rows.dtype))
             yield Block(index, rows, t, kept)
 
-    def run(self, grad: Array | None, factor: float, each: Array | None) -> Any:
+    def run(self, grad: Array | None, factor: Any, each: Array | None) -> Any:
         """The sum of all losses; those of the rows into `each`, their gradients into `grad`."""
         total = Total(self.working)
         for block in self.blocks():
@@ -195,7 +196,7 @@ class Losses:
                 part[...] = y.reshape(part.shape)
         return total.value
 
-    def of_block(self, block: Block, y: Array | None, factor: float) -> Array:
+    def of_block(self, block: Block, y: Array | None, factor: Any) -> Array:
         kept, n = 1 - self.smoothing, self.axes.n
         if block.keep is None:
             spread = self.smoothing / n
@@ -224,10 +225,10 @@ class Losses:
         x: Array,
         y: Array | None,
         targets: Any,
-        kept: float,
-        spread: float,
+        kept: Any,
+        spread: Any,
         z_loss: float,
-        factor: float,
+        factor: Any,
     ) -> Array:
         options = (self.weight, self.ignored, kept, spread, z_loss, factor)
         if self.working.itemsize > 8:

@@ -296,8 +296,8 @@ def reduced(losses: Losses, reduction: str, grad: Array | None = None) -> Any:
         return np.divide(losses.run(grad, factor, None), total)
 
 
-def divisor(losses: Losses, reduction: str) -> tuple[Any, float]:
+def divisor(losses: Losses, reduction: str) -> tuple[Any, Any]:
     """What the losses are divided by, and what their derivatives are multiplied with."""
     total = losses.total_weight() if reduction == "mean" else 1
     with np.errstate(all="ignore"):
-        return total, float(np.divide(1, total))
+        return total, losses.number(np.divide(losses.number(1), total))

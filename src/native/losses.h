@@ -228,17 +228,16 @@ template <class T>
 [[gnu::always_inline]] inline Outcome outcome(Summed row, double kept, double spread, double z_loss, double factor) {
     Pair log = log_of<T>(row.others, 1, row.largest);
     double at_index = row.weight * kept, but_index = rounded(row.asked.all), all = but_index + at_index;
-    double distance = row.max - row.x;
-    Pair loss = plus<T>(row.asked.distance, at_index == 0 ? 0 : at_index * distance, 0);
-    loss = plus<T>(loss, all * log.high, all * log.low);
+    double distance = at_index == 0 ? 0 : at_index * (row.max - row.x), infinite = row.asked.distance.high + distance;
+    Pair loss = plus<T>(plus<T>(row.asked.distance, distance, 0), all * log.high, all * log.low);
     double logsumexp = row.max + rounded(log), z = z_loss == 0 ? 0 : z_loss * row.weight * logsumexp;
     Pair by = sizeof(T) == 4 ? Pair{1 / row.sum.high, 0} : reciprocal(row.sum), scale = times<T>(by, (all + 2 * z) * factor);
-    // all * p - a with 1 - p as what it is, the others' sum
+    double p = rounded(times<T>(by, row.power.value + row.power.tail)), index_asked = at_index + row.weight * spread;
     Pair others = without<T>(row.sum, row.power);
     double one_less = rounded(times<T>(by, rounded(row.x == row.max ? row.others : others)));
-    double here = but_index - row.weight * spread + 2 * z * (row.power.value * by.high) - all * one_less;
-    double finite = std::fabs(loss.high) < unknown ? loss.low : 0;
-    return {loss.high + finite + z * logsumexp, scale.high, scale.low, here * factor};
+    double here = p > 0.5 ? (all - index_asked) - all * one_less : all * p - index_asked;
+    return {(infinite < unknown ? rounded(loss) : infinite) + z * logsumexp, scale.high, scale.low,
+            (here + 2 * z * p) * factor};
 }
 
 [[gnu::always_inline]] inline void put(double& loss, double& scale_high, double& scale_low, double& at_index, Outcome o) {
