@@ -81,6 +81,21 @@ def write(path: str) -> None:
                     )
                     add(f"{name}: {title}, {dtype}", function(x))
         for title, x, arguments in inputs():
+            if not arguments:
+                targets = np.arange(len(x)) % x.shape[1]
+                q = fsm.softmax(x[:, ::-1].copy())
+                w = np.linspace(0, 1, x.shape[1])
+                for kind, t, options in (
+                    ("indices", targets, {}),
+                    ("smoothed", targets, {"label_smoothing": 0.1, "weight": w, "z_loss": 0.01}),
+                    ("probabilities", q, {"weight": w}),
+                ):
+                    loss, grad = fsm.cross_entropy(
+                        x, t, reduction="none", return_grad=True, **options
+                    )
+                    add(f"loss, {kind}: {title}", loss)
+                    add(f"gradient of the loss, {kind}: {title}", grad)
+                add(f"mean loss: {title}", fsm.cross_entropy(x, targets))
             if not arguments and x.shape[1] <= 100:
                 layer = fsm.Softmax()
                 layer(x)
