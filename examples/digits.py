@@ -1,4 +1,4 @@
-"""A network for handwritten digits, by hand: NumPy and the Softmax layer, nothing else.
+"""A network for handwritten digits, by hand: NumPy and the SoftmaxCrossEntropy layer.
 
     python examples/digits.py [--save src/fastsoftmax/data/digits.npz]
 
@@ -32,11 +32,11 @@ def initial(inputs, outputs):
 
 
 class Network:
-    """64 pixels -> 64 rectified units -> 10 logits -> softmax."""
+    """64 pixels -> 64 rectified units -> 10 logits -> softmax and cross-entropy."""
 
     def __init__(self):
         self.parameters = initial(64, 64) + initial(64, 10)
-        self.softmax = fsm.Softmax()
+        self.loss = fsm.SoftmaxCrossEntropy()
 
     def logits(self, images):
         w1, b1, w2, b2 = self.parameters
@@ -45,12 +45,9 @@ class Network:
         return self.hidden @ w2 + b2
 
     def gradients(self, images, labels):
-        """Of the mean cross-entropy, -log(p[label]), back through softmax and both layers."""
-        p = self.softmax(self.logits(images))
-        rows = np.arange(len(labels))
-        dp = np.zeros_like(p)
-        dp[rows, labels] = -1 / (len(labels) * p[rows, labels])
-        dlogits = self.softmax.backward(dp)
+        """Of the mean cross-entropy, back through the last layer and both others."""
+        self.loss(self.logits(images), labels)
+        dlogits = self.loss.backward()
         dhidden = (dlogits @ self.parameters[2].T) * (self.hidden > 0)
         return [
             self.images.T @ dhidden,
@@ -82,7 +79,7 @@ def main():
     train(network, images, labels)
     logits = network.logits(test_images)
     accuracy = (logits.argmax(axis=1) == test_labels).mean()
-    loss = -fsm.log_softmax(logits)[np.arange(len(logits)), test_labels].mean()
+    loss = fsm.cross_entropy(logits, test_labels)
     print(f"{len(images)} digits to learn from, {len(logits)} to test on")
     print(f"accuracy {accuracy:.1%}, cross-entropy {loss:.3f}")
     if options.save:

@@ -1,13 +1,13 @@
-"""How exact the derivatives are where one logit outweighs the others, beside torch and JAX.
+"""How exact losses and derivatives are where one logit outweighs the others, beside torch and JAX.
 
-    python benchmarks/derivatives.py            prints the tables
-    python benchmarks/derivatives.py --write    puts them into docs/derivatives.md, with the picture
+    python benchmarks/accuracy.py            prints the tables
+    python benchmarks/accuracy.py --write    puts them into the pages of docs/, with the pictures
 
 Rows of 10 logits, one of them `gap` above the largest of the others, which are standard normal, and
-gradients that are standard normal (the loss: of the largest as the target); everything in float32.
-The error of a row is its largest absolute error over its largest exact entry, from 60 digits of
-mpmath; the largest of 50 rows is shown. torch and JAX differentiate their own softmax of the
-logits; NumPy is the formula written out.
+gradients that are standard normal (of the loss, the largest logit is the target); everything in
+float32. The error of a row is its largest absolute error over its largest exact entry, from 60
+digits of mpmath; the largest of 50 rows is shown. torch and JAX differentiate their own functions
+of the logits; NumPy is the formula written out.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 BEGIN, END = "<!-- measured -->", "<!-- end of what was measured -->"
 GAPS = [0, 4, 8, 12, 14, 15, 16, 18, 20, 30, 40, 60, 80]
 ROWS, N = 50, 10
-WHAT = {
-    "softmax_vjp": "Gradient through softmax",
-    "softmax_jacobian": "Jacobian of softmax",
-    "log_softmax_vjp": "Gradient of the logarithmic loss",
+LABELS = np.zeros(ROWS, np.int64)
+PAGES = {
+    "derivatives": {
+        "softmax_vjp": "Gradient through softmax",
+        "softmax_jacobian": "Jacobian of softmax",
+        "log_softmax_vjp": "Gradient of the logarithmic loss",
+    },
+    "losses": {"loss": "Cross-entropy", "gradient": "Its gradient"},
 }
 
 
@@ -56,7 +60,12 @@ def exact(what: str, x: Array, g: Array) -> Array:
         for logits, gradient in zip(x.tolist(), g.tolist(), strict=True):
             e = [mpmath.exp(v) for v in logits]
             p = [v / mpmath.fsum(e) for v in e]
-            if what == "softmax_vjp":
+            others = mpmath.fsum(p[1:])
+            if what == "loss":
+                row = [mpmath.log1p(others / p[0])]
+            elif what == "gradient":
+                row = [-others, *p[1:]]
+            elif what == "softmax_vjp":
                 mean = mpmath.fdot(p, gradient)
                 row = [a * (b - mean) for a, b in zip(p, gradient, strict=True)]
             elif what == "log_softmax_vjp":
@@ -69,13 +78,20 @@ def exact(what: str, x: Array, g: Array) -> Array:
 
 
 def ours(what: str, x: Array, g: Array) -> Array:
+    if what in PAGES["losses"]:
+        return fsm.cross_entropy(x, LABELS, reduction="none", return_grad=True)[what == "gradient"]
     p = fsm.softmax(x)
     return fsm.softmax_jacobian(p) if what == "softmax_jacobian" else getattr(fsm, what)(p, g)
 
 
 def numpy(what: str, x: Array, g: Array) -> Array:
-    e = np.exp(x - x.max(axis=1, keepdims=True))
+    below = x - x.max(axis=1, keepdims=True)
+    e = np.exp(below)
     p = e / e.sum(axis=1, keepdims=True)
+    if what == "loss":
+        return np.log(e.sum(axis=1)) - below[:, 0]
+    if what == "gradient":
+        return p - (np.arange(N) == 0)
     if what == "softmax_vjp":
         return p * (g - (p * g).sum(axis=1, keepdims=True))
     if what == "log_softmax_vjp":
@@ -88,6 +104,11 @@ def torch(what: str, x: Array, g: Array) -> Array:
 
     function = torch.log_softmax if what == "log_softmax_vjp" else torch.softmax
     logits = torch.from_numpy(x).requires_grad_()
+    if what in PAGES["losses"]:
+        labels = torch.from_numpy(LABELS)
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        loss.sum().backward()
+        return loss.detach().numpy() if what == "loss" else logits.grad.numpy()
     if what == "softmax_jacobian":
         jacobians = [
             torch.autograd.functional.jacobian(lambda v: function(v, 0), v) for v in logits
@@ -101,6 +122,10 @@ def jax(what: str, x: Array, g: Array) -> Array:
     import jax
 
     function = jax.nn.log_softmax if what == "log_softmax_vjp" else jax.nn.softmax
+    if what == "loss":
+        return np.asarray(-jax.nn.log_softmax(x)[:, 0])
+    if what == "gradient":
+        return np.asarray(jax.grad(lambda v: -jax.nn.log_softmax(v)[:, 0].sum())(x))
     if what == "softmax_jacobian":
         return np.asarray(jax.vmap(jax.jacrev(function))(x))
     return np.asarray(jax.vjp(function, x)[1](g)[0])
@@ -132,8 +157,8 @@ def in_words(error: float) -> str:
     return f"**{error:.2%}**" if error >= 0.0005 else f"{error:.1e}"
 
 
-def table(what: str, errors: dict[str, list[float]]) -> str:
-    lines = [f"**{WHAT[what]}**, float32", "", f"| gap | {' | '.join(errors)} |"]
+def table(title: str, errors: dict[str, list[float]]) -> str:
+    lines = [f"**{title}**, float32", "", f"| gap | {' | '.join(errors)} |"]
     lines.append("|---" * (len(errors) + 1) + "|")
     for gap, *row in zip(GAPS, *errors.values(), strict=True):
         lines.append(f"| {gap} | {' | '.join(map(in_words, row))} |")
@@ -141,9 +166,10 @@ def table(what: str, errors: dict[str, list[float]]) -> str:
 
 
 def draw(path: Path, found: dict[str, dict[str, list[float]]]) -> None:
+    """A panel for each title."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(2 + 3 * len(found), 4), layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True)
     styles = {
         "fastsoftmax": ("o-", 2.5),
@@ -151,13 +177,13 @@ def draw(path: Path, found: dict[str, dict[str, list[float]]]) -> None:
         "torch": ("s--", 1.5),
         "JAX": (".-", 1),
     }
-    for axes, (what, errors) in zip(panels, found.items(), strict=True):
+    for axes, (title, errors) in zip(panels, found.items(), strict=True):
         for name, values in errors.items():
             style, width = styles[name]
             axes.plot(GAPS, np.maximum(values, 1e-9), style, label=name, lw=width, ms=4)
         axes.axhline(1, color="grey", lw=0.8)
         axes.set_yscale("log")
-        axes.set_title(WHAT[what], fontsize=9)
+        axes.set_title(title, fontsize=9)
         axes.set_xlabel("gap between the largest logit and the next")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("relative error (1: no digit is right)")
@@ -167,7 +193,7 @@ def draw(path: Path, found: dict[str, dict[str, list[float]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--write", action="store_true", help="update docs/derivatives.md")
+    parser.add_argument("--write", action="store_true", help="update the pages of docs/")
     options = parser.parse_args()
     contenders = {}
     for name, contender in CONTENDERS.items():
@@ -176,16 +202,17 @@ def main() -> None:
         except ImportError:
             continue
         contenders[name] = contender
-    found = {what: measure(what, contenders) for what in WHAT}
-    tables = "\n\n".join(table(what, errors) for what, errors in found.items())
-    if not options.write:
-        print(tables)
-        return
-    page = DOCS / "derivatives.md"
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    draw(DOCS / "derivatives.png", found)
-    page.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
+    for name, whats in PAGES.items():
+        found = {title: measure(what, contenders) for what, title in whats.items()}
+        tables = "\n\n".join(table(title, errors) for title, errors in found.items())
+        if not options.write:
+            print(tables, end="\n\n")
+            continue
+        page = DOCS / f"{name}.md"
+        before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+        after = rest.split(END)[1]
+        draw(DOCS / f"{name}.png", found)
+        page.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
