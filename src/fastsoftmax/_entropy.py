@@ -91,7 +91,7 @@ def entropy(logits: ArrayLike, axis: Axis = -1, *, where: ArrayLike | None = Non
         p = softmax(x)
         if block.keep is not None:
             p[~block.keep] = 0
-        y[block.index] = cross_entropy(x, p, reduction="none").reshape(y[block.index].shape)
+        y[block.at] = cross_entropy(x, p, reduction="none").reshape(y[block.at].shape)
     return y[()]
 
 
@@ -143,7 +143,7 @@ def kl_divergence(
         with np.errstate(all="ignore"):
             total = _relative_entropy(q, p, log_p).sum(axis=-1)
             total += (q.sum(axis=-1, dtype=np.longdouble) - p.any(axis=-1)).astype(wide)
-        y[block.index] = total.reshape(y[block.index].shape)
+        y[block.at] = total.reshape(y[block.at].shape)
     return y[()]
 
 

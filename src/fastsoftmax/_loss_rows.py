@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,11 +28,10 @@ _COPIED = 1 << 18  # of one that is copied first
 _NOTHING_IGNORED = -(2**63)
 
 
-@dataclass
-class Block:
+class Block(NamedTuple):
     """Some rows, contiguous and of the working dtype: views, where that is possible."""
 
-    index: tuple[Any, ...]  # of the batch
+    at: tuple[Any, ...]  # their indices in the batch
     x: Array
     targets: Array | None  # int64 indices, or probabilities; None for losses without targets
     keep: Array | None
@@ -184,14 +182,14 @@ class Losses:
         for block in self.blocks():
             y = part = None
             if grad is not None:
-                part = grad.transpose(self.axes.order)[block.index]
+                part = grad.transpose(self.axes.order)[block.at]
                 own = part.flags.carray and part.dtype == self.working
                 y = part.reshape(block.x.shape) if own else np.empty(block.x.shape, self.working)
             loss = self.of_block(block, y, factor)
             if each is None:
                 total.add(loss)
             else:
-                each[block.index] = loss.reshape(each[block.index].shape)
+                each[block.at] = loss.reshape(each[block.at].shape)
             if y is not None and part is not None and not own:
                 part[...] = y.reshape(part.shape)
         return total.value

@@ -272,7 +272,7 @@ def _second_order(losses: Losses, v: Array | None, reduction: str, out: Array | 
             change = of_rows("softmax_jacobian_diagonal", np.empty_like(p), p)
             other = p * p
         else:
-            u: Any = contiguous(direction[block.index], working).reshape(p.shape)
+            u: Any = contiguous(direction[block.at], working).reshape(p.shape)
             u = np.where(p == 0, 0, u)
             change = of_rows("softmax_vjp", np.empty_like(p), p, u)
             other = p * (p * u).sum(axis=-1, keepdims=True)
@@ -280,7 +280,7 @@ def _second_order(losses: Losses, v: Array | None, reduction: str, out: Array | 
         if losses.z_loss:
             change += (factor * z).astype(working)[:, None] * other
         change[~losses.counts(block)] = 0
-        result[block.index] = change.reshape(result[block.index].shape)
+        result[block.at] = change.reshape(result[block.at].shape)
     return deliver(y, out, losses.source, losses.mask)
 
 

@@ -55,10 +55,10 @@ template <class T>
 }
 
 template <class T>
-[[gnu::always_inline]] inline Pair times(Pair a, double b) {
-    double high = a.high * b;
+[[gnu::always_inline]] inline Pair times(Pair a, Pair b) {
+    double high = a.high * b.high;
     if constexpr (sizeof(T) == 4) return {high, 0};
-    return {high, fma(a.high, b, -high) + a.low * b};
+    return {high, fma(a.high, b.high, -high) + (a.high * b.low + a.low * b.high)};
 }
 
 // A sum without one of its terms.
@@ -111,6 +111,8 @@ struct Target {
     int64_t index;  // negative: there is none
     const T *q, *weight;  // nullptr: 0 all along; 1 all along
     double kept, spread, z_loss, factor;  // factor: of the gradient
+
+    bool is_one_hot() const { return !q && spread == 0; }
 };
 
 template <class T>
@@ -169,39 +171,48 @@ Asked asked_of(const T* x, ptrdiff_t n, T m, const Target<T>& target, int thread
     return sums;
 }
 
-// power * scale - a: of the gradient, an element.
+// (power * scale - a) * factor: of the gradient, an element. The terms may nearly cancel; what rounding takes from them is of the
+// size of the result, so that the elements of a row sum to zero.
 template <class T>
-[[gnu::always_inline]] inline T gradient_of(Power<T> p, Scale<T> scale, T a) {
-    return fma(p.value, scale.high, fma(p.value, scale.low, p.tail * scale.high) - a);
+[[gnu::always_inline]] inline double gradient_of(Power<T> p, Pair scale, double a, double factor) {
+    double difference = fma(static_cast<double>(p.value), scale.high, -a);
+    if constexpr (sizeof(T) == 4) return difference * factor;
+    return (difference + fma(p.value, scale.low, p.tail * scale.high)) * factor;
 }
 
-template <bool with_q, bool with_weight, class T, class Work, class PowerAt>
-[[gnu::always_inline]] inline void gradient_loop(T* y, const T* q, const T* weight, ptrdiff_t n, Scale<Work> scale, Work kept,
-                                                 Work spread, PowerAt power_at) {
+template <bool with_q, bool with_weight, class T, class PowerAt>
+[[gnu::always_inline]] inline void gradient_loop(T* y, const T* q, const T* weight, ptrdiff_t n, Pair scale, double kept,
+                                                 double spread, double factor, PowerAt power_at) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i)
-        y[i] = static_cast<T>(gradient_of(power_at(i), scale, asked<with_q, with_weight>(q, weight, i, kept, spread)));
+        y[i] = static_cast<T>(gradient_of(power_at(i), scale, asked<with_q, with_weight>(q, weight, i, kept, spread), factor));
+}
+
+template <class T, class PowerAt>
+[[gnu::always_inline]] inline void scale_loop(T* y, ptrdiff_t n, Scale<T> scale, PowerAt power_at) {
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power_at(i), scale);
 }
 
 // The gradient of `length` elements from `from` on, from their powers; but for the index.
-template <class Work, class T, class PowerAt>
-[[gnu::always_inline]] inline void gradient(T* y, ptrdiff_t from, ptrdiff_t length, const Target<T>& target, double factor,
-                                            Pair by, PowerAt power_at) {
+template <class T, class PowerAt>
+[[gnu::always_inline]] inline void gradient(T* y, ptrdiff_t from, ptrdiff_t length, const Target<T>& target, Pair scale,
+                                            PowerAt power_at) {
+    if (target.is_one_hot()) return scale_loop(y + from, length, Scale<T>(scale), power_at);
     by_kind(target, [=](auto with_q, auto with_weight) {
         const T *q = target.q + (with_q ? from : 0), *weight = target.weight + (with_weight ? from : 0);
-        Work kept = static_cast<Work>(factor * target.kept), spread = static_cast<Work>(factor * target.spread);
-        gradient_loop<with_q(), with_weight()>(y + from, q, weight, length, Scale<Work>(by), kept, spread, power_at);
+        gradient_loop<with_q(), with_weight()>(y + from, q, weight, length, scale, target.kept, target.spread, target.factor,
+                                               power_at);
     });
 }
 
 // Of float32 the powers are in y.
 template <class T>
-void gradient_row(const T* x, T* y, ptrdiff_t n, const RowSum<T>& row, Rate<T> rate, const Target<T>& target, double factor,
-                  Pair by, int threads) {
+void gradient_row(const T* x, T* y, ptrdiff_t n, const RowSum<T>& row, Rate<T> rate, const Target<T>& target, Pair scale, int threads) {
     Shift<T> shift = row.shift;
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         const T *xs = x + from, *e = y + from;
-        gradient<T>(y, from, length, target, factor, by, [=](ptrdiff_t i) {
+        gradient(y, from, length, target, scale, [=](ptrdiff_t i) {
             if constexpr (sizeof(T) == 4) return Power<T>{e[i], 0};
             else return power<T>(xs[i], shift, rate);
         });
@@ -219,25 +230,33 @@ struct Summed {
     Power<double> power;
 };
 
-// The loss, the factor of the powers in the gradient, and the gradient at the index.
+// The loss, what multiplies the powers in the gradient (also the gradient's factor, where the target is one-hot), and the gradient
+// at the index.
 struct Outcome {
     double loss, scale_high, scale_low, at_index;
 };
 
 template <class T>
-[[gnu::always_inline]] inline Outcome outcome(Summed row, double kept, double spread, double z_loss, double factor) {
+[[gnu::always_inline]] inline Outcome outcome(Summed row, double kept, double spread, double z_loss, double factor, bool one_hot) {
+    double scale_factor = one_hot ? factor : 1, sure_from = one_hot ? -1 : 0.5;
     Pair log = log_of<T>(row.others, 1, row.largest);
-    double at_index = row.weight * kept, but_index = rounded(row.asked.all), all = but_index + at_index;
-    double distance = at_index == 0 ? 0 : at_index * (row.max - row.x), infinite = row.asked.distance.high + distance;
+    double at_index = row.weight * kept, spread_at_index = row.weight * spread;
+    Pair asked = plus<T>(row.asked.all, at_index, 0);
+    double all = rounded(asked), distance = at_index == 0 ? 0 : at_index * (row.max - row.x);
+    double infinite = row.asked.distance.high + distance;
     Pair loss = plus<T>(plus<T>(row.asked.distance, distance, 0), all * log.high, all * log.low);
     double logsumexp = row.max + rounded(log), z = z_loss == 0 ? 0 : z_loss * row.weight * logsumexp;
-    Pair by = sizeof(T) == 4 ? Pair{1 / row.sum.high, 0} : reciprocal(row.sum), scale = times<T>(by, (all + 2 * z) * factor);
-    double p = rounded(times<T>(by, row.power.value + row.power.tail)), index_asked = at_index + row.weight * spread;
-    Pair others = without<T>(row.sum, row.power);
-    double one_less = rounded(times<T>(by, rounded(row.x == row.max ? row.others : others)));
-    double here = p > 0.5 ? (all - index_asked) - all * one_less : all * p - index_asked;
+    Pair by = sizeof(T) == 4 ? Pair{1 / row.sum.high, 0} : reciprocal(row.sum), scale = times<T>(by, plus<T>(asked, 2 * z, 0));
+    scale = times<T>(scale, {scale_factor, 0});
+    // at the index all * p - a; above 1/2, what is asked of the others less all * (1 - p), 1 - p being their sum
+    Pair p = times<T>(by, {row.power.value, row.power.tail}), but_index = without<T>(row.sum, row.power);
+    Pair less = times<T>(by, row.x == row.max ? row.others : but_index), all_less = times<T>(asked, less);
+    Pair asked_of_others = plus<T>(row.asked.all, -spread_at_index, 0);
+    double sure = rounded(plus<T>(asked_of_others, -all_less.high, -all_less.low));
+    double unsure = rounded(plus<T>(plus<T>(times<T>(asked, p), -at_index, 0), -spread_at_index, 0));
+    double here = p.high > sure_from ? sure : unsure;
     return {(infinite < unknown ? rounded(loss) : infinite) + z * logsumexp, scale.high, scale.low,
-            (here + 2 * z * p) * factor};
+            (here + 2 * z * p.high) * factor};
 }
 
 [[gnu::always_inline]] inline void put(double& loss, double& scale_high, double& scale_low, double& at_index, Outcome o) {
@@ -258,10 +277,10 @@ bool long_loss(const T* x, T* y, ptrdiff_t n, const Target<T>& target, int threa
     Power<T> largest = row.power_of(row.max, rate), p = row.power_of(x_t, rate);
     Summed summed{row.max, row.sum, sum_of_others(x, y, n, row, rate, threads), {largest.value, largest.tail}, asked, row.max, 1, {0, 0}};
     if (has_index) summed.x = x_t, summed.weight = weight_of(target.weight, target.index), summed.power = {p.value, p.tail};
-    Outcome result = outcome<T>(summed, has_index ? target.kept : 0, target.spread, target.z_loss, target.factor);
+    Outcome result = outcome<T>(summed, has_index ? target.kept : 0, target.spread, target.z_loss, target.factor, target.is_one_hot());
     loss = result.loss;
     if (!y) return true;
-    gradient_row(x, y, n, row, rate, target, target.factor, {result.scale_high, result.scale_low}, threads);
+    gradient_row(x, y, n, row, rate, target, {result.scale_high, result.scale_low}, threads);
     if (has_index) y[target.index] = static_cast<T>(result.at_index);
     return true;
 }
@@ -344,7 +363,7 @@ private:
     template <class Powers>
     void short_losses(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate) {
         double max[block], high[block], low[block], others_high[block], others_low[block], largest[block], largest_tail[block];
-        double all[block], distance[block], x_t[block], weight[block], power_t[block], tail_t[block];
+        double all[block], all_low[block], distance[block], distance_low[block], x_t[block], weight[block], power_t[block], tail_t[block];
         double scale_high[block], scale_low[block], at_index[block];
         bool asks_all = q || options.spread != 0;
         auto weights = static_cast<const T*>(options.weight);
@@ -352,7 +371,7 @@ private:
             max[r] = powers.maximum(x + (first + r) * n, n);
             Pair sum = powers.sum(r * n, n);
             high[r] = sum.high, low[r] = sum.low;
-            all[r] = distance[r] = 0;
+            all[r] = all_low[r] = distance[r] = distance_low[r] = 0;
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
             ptrdiff_t t = q ? -1 : std::max<int64_t>(index[first + r], 0), at = r * n + t;  // of ignored rows, whatever
@@ -369,27 +388,29 @@ private:
         for (ptrdiff_t r = 0; r < some; ++r) {
             if (asks_all) {
                 Asked asked = asked_of(x + (first + r) * n, n, static_cast<T>(max[r]), target(first + r), 1);
-                all[r] = rounded(asked.all), distance[r] = asked.distance.high + (asked.distance.high < unknown ? asked.distance.low : 0);
+                all[r] = asked.all.high, all_low[r] = asked.all.low;
+                distance[r] = asked.distance.high, distance_low[r] = asked.distance.low;
             }
             if (!is_nearly_all<T>(largest[r], others_high[r])) continue;
             auto others = powers.others(r * n, x + (first + r) * n, n, static_cast<T>(max[r]));
             others_high[r] = others.sum.high, others_low[r] = others.sum.low;
         }
         double kept = q ? 0 : options.kept, spread = options.spread, z_loss = options.z_loss, factor = options.factor;
+        bool one_hot = !q && spread == 0;
         double* to = loss + first;
 #pragma omp simd
         for (ptrdiff_t r = 0; r < some; ++r) {
             put(to[r], scale_high[r], scale_low[r], at_index[r],
                 outcome<T>(Summed{max[r], {high[r], low[r]}, {others_high[r], others_low[r]}, {largest[r], largest_tail[r]},
-                                  Asked{{all[r], 0}, {distance[r], 0}}, x_t[r], weight[r], {power_t[r], tail_t[r]}},
-                           kept, spread, z_loss, factor));
+                                  Asked{{all[r], all_low[r]}, {distance[r], distance_low[r]}}, x_t[r], weight[r], {power_t[r], tail_t[r]}},
+                           kept, spread, z_loss, factor, one_hot));
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
             if (is_ignored(first + r) || !y) continue;
             T* to = y + (first + r) * n;
             const T *e = powers.e + r * n, *tail = powers.tail + r * n;
             Target<T> target = this->target(first + r);
-            gradient<T>(to, 0, n, target, factor, {scale_high[r], scale_low[r]}, [=](ptrdiff_t i) {
+            gradient(to, 0, n, target, {scale_high[r], scale_low[r]}, [=](ptrdiff_t i) {
                 return Power<T>{e[i], has_tails ? tail[i] : 0};
             });
             if (!q) to[target.index] = static_cast<T>(at_index[r]);
