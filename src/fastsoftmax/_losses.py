@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastsoftmax import _native
 from fastsoftmax._arguments import (
     Array,
     Axis,
@@ -104,6 +105,10 @@ def cross_entropy(
     >>> grad
     array([[ 0.09003057,  0.24472847, -0.33475904]])
     """
+    options = (weight, ignore_index, label_smoothing, z_loss, where, reduction, return_grad, out)
+    done = _native.cross_entropy(logits, targets, axis, *options)
+    if done is not None:
+        return done
     check_reduction(reduction)
     if out is not None and not return_grad:
         raise ValueError("out takes the gradient, which only return_grad=True computes")

@@ -348,20 +348,134 @@ PyObject* cross_entropy(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+// Adds up numbers in order, in lanes, with what rounding takes from them.
+class ExactSum {
+    static constexpr npy_intp lanes = 8;
+    double high[lanes] = {}, low[lanes] = {};
+
+public:
+    void add(const double* values, npy_intp n) {
+        npy_intp i = 0;
+        for (; i + lanes <= n; i += lanes)
+            for (npy_intp l = 0; l < lanes; ++l) accumulate(high[l], low[l], values[i + l], 0);
+        for (; i < n; ++i) accumulate(high[0], low[0], values[i], 0);
+    }
+    Pair total() const {
+        Pair sum{0, 0};
+        for (npy_intp l = 0; l < lanes; ++l) accumulate(sum.high, sum.low, high[l], low[l]);
+        return {sum.high, std::isfinite(sum.high) ? sum.low : 0};
+    }
+};
+
 // sum(x): of contiguous float64, as two numbers, high + low.
 PyObject* exact_sum(PyObject*, PyObject* argument) {
     auto x = reinterpret_cast<PyArrayObject*>(argument);
     if (!PyArray_Check(argument) || PyArray_TYPE(x) != NPY_DOUBLE || !PyArray_ISCARRAY_RO(x))
         return PyErr_Format(PyExc_TypeError, "a contiguous array of float64 is expected");
-    constexpr npy_intp lanes = 8;
-    double high[lanes] = {}, low[lanes] = {};
-    auto values = static_cast<const double*>(PyArray_DATA(x));
-    npy_intp n = PyArray_SIZE(x), i = 0;
-    for (; i + lanes <= n; i += lanes)
-        for (npy_intp l = 0; l < lanes; ++l) accumulate(high[l], low[l], values[i + l], 0);
-    for (; i < n; ++i) accumulate(high[0], low[0], values[i], 0);
-    for (npy_intp l = 1; l < lanes; ++l) accumulate(high[0], low[0], high[l], low[l]);
-    return Py_BuildValue("dd", high[0], std::isfinite(high[0]) ? low[0] : 0);
+    ExactSum sum;
+    sum.add(static_cast<const double*>(PyArray_DATA(x)), PyArray_SIZE(x));
+    Pair total = sum.total();
+    return Py_BuildValue("dd", total.high, total.low);
+}
+
+double value_at(PyArrayObject* a, npy_intp i) {
+    return PyArray_TYPE(a) == NPY_FLOAT ? static_cast<const float*>(PyArray_DATA(a))[i]
+                                        : static_cast<const double*>(PyArray_DATA(a))[i];
+}
+
+void set_value(PyArrayObject* a, npy_intp i, double value) {
+    if (PyArray_TYPE(a) == NPY_FLOAT) static_cast<float*>(PyArray_DATA(a))[i] = static_cast<float>(value);
+    else static_cast<double*>(PyArray_DATA(a))[i] = value;
+}
+
+// The weight of all rows that count; false where an index is wrong.
+bool weigh(const Losses& losses, PyArrayObject* weight, npy_intp rows, npy_intp n, double& total) {
+    ExactSum sum;
+    npy_intp counted = 0;
+    for (npy_intp i = 0; i < rows; ++i) {
+        int64_t index = losses.index[i];
+        if (index == losses.ignored) continue;
+        if (index < 0 || index >= n) return false;
+        ++counted;
+        double w = weight ? value_at(weight, index) : 0;
+        if (weight) sum.add(&w, 1);
+    }
+    total = weight ? sum.total().high + sum.total().low : static_cast<double>(counted);
+    return true;
+}
+
+// cross_entropy(logits, targets, axis, weight, ignore_index, label_smoothing, z_loss, where, reduction, return_grad, out): for
+// C-contiguous arrays of one dtype, float32 or float64, along their last axis, int64 indices, and right arguments; None for
+// anything else.
+PyObject* direct_cross_entropy(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 11) return PyErr_Format(PyExc_TypeError, "11 arguments expected, not %zd", count);
+    auto x = reinterpret_cast<PyArrayObject*>(args[0]), targets = reinterpret_cast<PyArrayObject*>(args[1]);
+    PyObject *ignore = args[4], *reduction = args[8], *out = args[10];
+    if (!PyArray_CheckExact(args[0]) || !PyArray_CheckExact(args[1]) || !is_rows(x) || !PyArray_ISCARRAY_RO(targets)) Py_RETURN_NONE;
+    int ndim = PyArray_NDIM(x), overflow = 0;
+    if (!kernels->rows[CROSS_ENTROPY][type_of(x)] || to_axis(args[2], x) != ndim - 1 || args[7] != Py_None) Py_RETURN_NONE;
+    npy_intp n = length(x), rows = PyArray_SIZE(x) / n;
+
+    Losses losses{};
+    losses.ignored = NPY_MIN_INT64;
+    const void* q = nullptr;
+    if (PyArray_TYPE(targets) == NPY_INT64) {
+        if (PyArray_NDIM(targets) != ndim - 1 || !PyArray_CompareLists(PyArray_DIMS(targets), PyArray_DIMS(x), ndim - 1)) Py_RETURN_NONE;
+        losses.index = static_cast<const int64_t*>(PyArray_DATA(targets));
+        if (PyLong_CheckExact(ignore)) losses.ignored = PyLong_AsLongLongAndOverflow(ignore, &overflow);
+        else if (ignore != Py_None) Py_RETURN_NONE;
+    } else {
+        if (PyArray_TYPE(targets) != PyArray_TYPE(x) || !PyArray_SAMESHAPE(targets, x) || ignore != Py_None) Py_RETURN_NONE;
+        q = PyArray_DATA(targets);
+    }
+    PyArrayObject* weight = nullptr;
+    if (args[3] != Py_None) {
+        weight = reinterpret_cast<PyArrayObject*>(args[3]);
+        if (!PyArray_CheckExact(args[3]) || PyArray_TYPE(weight) != PyArray_TYPE(x) || !PyArray_ISCARRAY_RO(weight)) Py_RETURN_NONE;
+        if (PyArray_NDIM(weight) != 1 || PyArray_SIZE(weight) != n) Py_RETURN_NONE;
+        losses.weight = PyArray_DATA(weight);
+    }
+    if (!PyFloat_CheckExact(args[5]) || !PyFloat_CheckExact(args[6]) || !PyUnicode_Check(reduction) || overflow) Py_RETURN_NONE;
+    double smoothing = PyFloat_AS_DOUBLE(args[5]);
+    losses.z_loss = PyFloat_AS_DOUBLE(args[6]);
+    if (!(smoothing >= 0 && smoothing <= 1) || !std::isfinite(losses.z_loss)) Py_RETURN_NONE;
+    losses.kept = 1 - smoothing, losses.spread = smoothing / static_cast<double>(n);
+    auto reduction_is = [=](const char* name) { return PyUnicode_CompareWithASCIIString(reduction, name) == 0; };
+    bool mean = reduction_is("mean"), none = reduction_is("none"), with_grad = args[9] == Py_True;
+    if (!(mean || none || reduction_is("sum")) || (!with_grad && (args[9] != Py_False || out != Py_None))) Py_RETURN_NONE;
+    if (out != Py_None) {
+        auto y = reinterpret_cast<PyArrayObject*>(out);
+        if (!takes_directly(out, x, ndim, PyArray_DIMS(x), true) || overlap(y, targets) || (weight && overlap(y, weight))) Py_RETURN_NONE;
+    }
+    double total = static_cast<double>(rows);
+    if (losses.index && !weigh(losses, weight, rows, n, total)) Py_RETURN_NONE;
+    losses.factor = mean ? 1 / total : 1;
+
+    npy_intp step = std::clamp<npy_intp>((1 << 22) / n, 1, 1 << 16);
+    PyObject* grad = !with_grad ? nullptr : out == Py_None ? PyArray_SimpleNew(ndim, PyArray_DIMS(x), PyArray_TYPE(x)) : Py_NewRef(out);
+    PyObject* result = PyArray_SimpleNew(none ? ndim - 1 : 0, PyArray_DIMS(x), PyArray_TYPE(x));
+    losses.loss = static_cast<double*>(PyMem_RawMalloc(std::min(rows, step) * sizeof(double)));
+    bool ok = result && (grad || !with_grad) && (losses.loss || PyErr_NoMemory());
+    ExactSum sum;
+    for (npy_intp from = 0; ok && from < rows; from += step) {
+        auto at = [=](const void* a, npy_intp i) { return static_cast<const char*>(a) + i * PyArray_ITEMSIZE(x); };
+        Losses part = losses;
+        Rows some{at(PyArray_DATA(x), from * n), nullptr, std::min(step, rows - from), n};
+        if (grad) some.y = const_cast<char*>(at(PyArray_DATA(reinterpret_cast<PyArrayObject*>(grad)), from * n));
+        if (q) some.v = at(q, from * n);
+        if (losses.index) part.index += from;
+        some.losses = &part;
+        ok = run(CROSS_ENTROPY, x, some);
+        if (!none) sum.add(part.loss, some.count);
+        for (npy_intp i = 0; none && i < some.count; ++i) set_value(reinterpret_cast<PyArrayObject*>(result), from + i, part.loss[i]);
+    }
+    PyMem_RawFree(losses.loss);
+    if (!ok) Py_CLEAR(result);
+    if (ok && !none) set_value(reinterpret_cast<PyArrayObject*>(result), 0, (sum.total().high + sum.total().low) / (mean ? total : 1));
+    if (result && (!none || ndim == 1)) result = PyArray_Return(reinterpret_cast<PyArrayObject*>(result));
+    if (result && grad) return Py_BuildValue("NN", result, grad);
+    Py_XDECREF(grad);
+    return result;
 }
 
 // The instruction sets this machine can run, the fastest first.
@@ -405,6 +519,7 @@ PyMethodDef methods[] = {
     fast("log_softmax_vjp", direct_product<LOG_SOFTMAX_VJP>),
     fast("log_softmax_jvp", direct_product<LOG_SOFTMAX_JVP>),
     fast("log_softmax_jacobian", direct_jacobian<LOG_SOFTMAX_JACOBIAN>),
+    fast("cross_entropy", direct_cross_entropy),
     fast("softmax_rows", rows<SOFTMAX, false>),
     fast("log_softmax_rows", rows<LOG_SOFTMAX, false>),
     fast("logsumexp_rows", rows<LOGSUMEXP, false>),
