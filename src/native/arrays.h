@@ -1,0 +1,175 @@
+// What the module knows of NumPy arrays; the choice of the instruction set and of the number of threads; kernels run over rows.
+#pragma once
+#include <Python.h>
+#include <numpy/arrayobject.h>
+#include <numpy/ufuncobject.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "kernels.h"
+
+namespace {
+
+const Kernels* const compiled[] = {
+#if defined(FASTSOFTMAX_X86)
+    &kernels_avx512, &kernels_avx2, &kernels_baseline,
+#elif defined(FASTSOFTMAX_ARM64)
+    &kernels_neon,
+#else
+    &kernels_baseline,
+#endif
+};
+
+bool runs_here(const Kernels* k) {
+#if defined(FASTSOFTMAX_X86)
+    if (!std::strcmp(k->name, "avx512"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+    if (!std::strcmp(k->name, "avx2"))
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+#endif
+    return k->name != nullptr;
+}
+
+const Kernels* kernels;  // the chosen ones
+
+constexpr npy_intp few = 8192;  // fewer elements are computed, or written, without releasing the GIL
+constexpr npy_intp share = 1 << 16;  // a thread of its own pays for that many
+
+constexpr npy_intp cached = 24 << 20;  // bytes that a cache may keep
+
+bool is_forked_child = false;  // there OpenMP would wait for threads that the fork did not copy
+
+// Whether an array is of the bfloat16 that ml_dtypes has registered with NumPy.
+bool is_bfloat16(PyArrayObject* a) {
+    if (!PyTypeNum_ISUSERDEF(PyArray_TYPE(a)) || PyArray_ITEMSIZE(a) != 2) return false;
+    const char *name = PyArray_DESCR(a)->typeobj->tp_name, *dot = std::strrchr(name, '.');
+    return !std::strcmp(dot ? dot + 1 : name, "bfloat16");
+}
+
+Type type_of(PyArrayObject* a) {
+    switch (PyArray_TYPE(a)) {
+        case NPY_FLOAT: return FLOAT32;
+        case NPY_DOUBLE: return FLOAT64;
+        case NPY_HALF: return FLOAT16;
+        default: return is_bfloat16(a) ? BFLOAT16 : TYPES;
+    }
+}
+
+bool is_rows(PyArrayObject* a) {
+    return type_of(a) != TYPES && PyArray_NDIM(a) > 0 && PyArray_ISCARRAY_RO(a) && PyArray_SIZE(a) > 0;
+}
+
+// How many threads pay for so many elements, the calling one included.
+int threads_for(npy_intp elements) {
+#ifdef _OPENMP
+    if (!is_forked_child && elements >= 2 * share)
+        return static_cast<int>(std::min<npy_intp>(omp_get_max_threads(), elements / share));
+#else
+    (void)elements;
+#endif
+    return 1;
+}
+
+// The kernel over all rows, shared out among threads; of few rows or very long ones, each is shared.
+bool in_threads(Kernel kernel, Rows rows, int threads, npy_intp scratch) {
+    constexpr npy_intp very_long = 1 << 17;
+    npy_intp unit = rows.after > 1 ? 8 : 1, units = rows.count / unit;  // narrower tiles of columns are slow
+    if (threads == 1 || units < threads || (unit == 1 && rows.n >= very_long * threads)) {
+        rows.threads = threads;
+        return kernel(rows);
+    }
+    bool invalid = false;
+#ifdef _OPENMP
+    npy_intp pieces = std::min<npy_intp>(8 * threads, units);  // several each: another program may have one of the cores
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) reduction(|| : invalid)
+    for (npy_intp i = 0; i < pieces; ++i) {
+        Rows part = rows;
+        part.first = units * i / pieces * unit;
+        part.count = (i + 1 == pieces ? rows.count : units * (i + 1) / pieces * unit) - part.first;
+        if (rows.scratch) part.scratch = static_cast<char*>(rows.scratch) + omp_get_thread_num() * scratch;
+        invalid = kernel(part) || invalid;
+    }
+#endif
+    return invalid;
+}
+
+constexpr bool is_jacobian(Function f) { return f == SOFTMAX_JACOBIAN || f == LOG_SOFTMAX_JACOBIAN; }
+
+// How many vectors a derivative multiplies.
+constexpr int vectors(Function f) {
+    return f == SOFTMAX_VJP_DERIVATIVE ? 2 : f == SOFTMAX_VJP || f == LOG_SOFTMAX_VJP || f == LOG_SOFTMAX_JVP;
+}
+
+// Runs the kernel over all rows; false with an exception set, if NumPy's error state or a lack of memory asks for one.
+bool run(Function function, PyArrayObject* x, Rows rows) {
+    Kernel kernel = kernels->rows[function][type_of(x)];
+    npy_intp elements = rows.count * rows.n * (is_jacobian(function) || function == SOFTMAX_JACOBIAN_EIGENVALUES ? rows.n : 1);
+    int threads = threads_for(elements);
+    npy_intp needed = rows.after > 1 ? column_scratch(rows.n) : rows.where && function == LOGSUMEXP ? rows.n : 0;
+    npy_intp scratch = needed * PyArray_ITEMSIZE(x);
+    if (scratch && !(rows.scratch = PyMem_RawMalloc(scratch * threads))) return PyErr_NoMemory() != nullptr;
+    rows.streams = elements * PyArray_ITEMSIZE(x) > cached;
+    bool invalid;
+    if (elements < few) {
+        invalid = kernel(rows);
+    } else {
+        Py_BEGIN_ALLOW_THREADS;
+        invalid = in_threads(kernel, rows, threads, scratch);
+        Py_END_ALLOW_THREADS;
+    }
+    PyMem_RawFree(rows.scratch);
+    static const char* const names[] = {"softmax", "log_softmax", "logsumexp"};  // of the others, only losses signal
+    const char* name = function == CROSS_ENTROPY ? "cross_entropy" : names[function];
+    return !invalid || PyUFunc_GiveFloatingpointErrors(name, NPY_FPE_INVALID) == 0;
+}
+
+npy_intp length(PyArrayObject* x) { return PyArray_DIM(x, PyArray_NDIM(x) - 1); }
+
+bool overlap(PyArrayObject* a, PyArrayObject* b) {
+    return PyArray_BYTES(a) < PyArray_BYTES(b) + PyArray_NBYTES(b) && PyArray_BYTES(b) < PyArray_BYTES(a) + PyArray_NBYTES(a);
+}
+
+// Whether out can take a result of such a shape, of the dtype of x, directly: in memory that is not that of x, or all of it
+// and `in_place`.
+bool takes_directly(PyObject* out, PyArrayObject* x, int ndim, const npy_intp* dims, bool in_place) {
+    if (!PyArray_CheckExact(out)) return false;
+    auto y = reinterpret_cast<PyArrayObject*>(out);
+    if (PyArray_TYPE(y) != PyArray_TYPE(x) || !PyArray_ISCARRAY(y)) return false;
+    if (PyArray_NDIM(y) != ndim || !PyArray_CompareLists(dims, PyArray_DIMS(y), ndim)) return false;
+    return (in_place && PyArray_DATA(x) == PyArray_DATA(y)) || !overlap(x, y);
+}
+
+// `rows` computed into out, or a new array of such a shape: what Python gets.
+PyObject* computed(Function function, PyArrayObject* x, Rows rows, PyObject* out, int ndim, const npy_intp* dims) {
+    PyObject* y = out == Py_None ? PyArray_SimpleNew(ndim, dims, PyArray_TYPE(x)) : Py_NewRef(out);
+    if (!y) return nullptr;
+    auto array = reinterpret_cast<PyArrayObject*>(y);
+    rows.y = PyArray_DATA(array);
+    if (!run(function, x, rows)) Py_CLEAR(y);
+    return y && ndim == 0 && out == Py_None ? PyArray_Return(array) : y;
+}
+
+// A temperature that is a number of Python's (or NumPy's float64); 0 for anything else, which others look at.
+double to_temperature(PyObject* temperature) {
+    if (PyFloat_Check(temperature)) return PyFloat_AS_DOUBLE(temperature);
+    int overflow;
+    return PyLong_CheckExact(temperature) ? static_cast<double>(PyLong_AsLongAndOverflow(temperature, &overflow)) : 0;
+}
+
+// The axis of x that an argument names; -1 where it does not, or it is none that we take directly.
+int to_axis(PyObject* axis, PyArrayObject* x) {
+    int overflow, ndim = PyArray_NDIM(x);
+    if (!PyLong_CheckExact(axis)) return -1;
+    long a = PyLong_AsLongAndOverflow(axis, &overflow);
+    if (a < 0) a += ndim;
+    return !overflow && a >= 0 && a < ndim ? static_cast<int>(a) : -1;
+}
+
+}  // namespace
