@@ -180,42 +180,56 @@ template <class T>
     return (difference + fma(p.value, scale.low, p.tail * scale.high)) * factor;
 }
 
-template <bool with_q, bool with_weight, class T, class PowerAt>
-[[gnu::always_inline]] inline void gradient_loop(T* y, const T* q, const T* weight, ptrdiff_t n, Pair scale, double kept,
-                                                 double spread, double factor, PowerAt power_at) {
+template <class T>
+[[gnu::always_inline]] inline Power<T> power_at(const T* e, const T* tail, ptrdiff_t i) {
+    return {e[i], sizeof(T) == 8 ? tail[i] : 0};
+}
+
+template <bool with_q, bool with_weight, class T>
+[[gnu::always_inline]] inline void gradient_loop(const T* e, const T* tail, const T* q, const T* weight, T* y, ptrdiff_t n, Pair scale,
+                                                 double kept, double spread, double factor) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i)
-        y[i] = static_cast<T>(gradient_of(power_at(i), scale, asked<with_q, with_weight>(q, weight, i, kept, spread), factor));
+        y[i] = static_cast<T>(
+            gradient_of(power_at(e, tail, i), scale, asked<with_q, with_weight>(q, weight, i, kept, spread), factor));
 }
 
-template <class T, class PowerAt>
-[[gnu::always_inline]] inline void scale_loop(T* y, ptrdiff_t n, Scale<T> scale, PowerAt power_at) {
+template <class T>
+[[gnu::always_inline]] inline void scale_loop(const T* e, const T* tail, T* y, ptrdiff_t n, Scale<T> scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power_at(i), scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power_at(e, tail, i), scale);
 }
 
-// The gradient of `length` elements from `from` on, from their powers; but for the index.
-template <class T, class PowerAt>
-[[gnu::always_inline]] inline void gradient(T* y, ptrdiff_t from, ptrdiff_t length, const Target<T>& target, Pair scale,
-                                            PowerAt power_at) {
-    if (target.is_one_hot()) return scale_loop(y + from, length, Scale<T>(scale), power_at);
+// The gradient of `length` elements, from `from` on, from their powers, without tails in float32; but for the index.
+template <class T>
+[[gnu::always_inline]] inline void gradient(const T* e, const T* tail, T* y, ptrdiff_t from, ptrdiff_t length,
+                                            const Target<T>& target, Pair scale) {
+    if (target.is_one_hot()) return scale_loop(e, tail, y, length, Scale<T>(scale));
     by_kind(target, [=](auto with_q, auto with_weight) {
         const T *q = target.q + (with_q ? from : 0), *weight = target.weight + (with_weight ? from : 0);
-        gradient_loop<with_q(), with_weight()>(y + from, q, weight, length, scale, target.kept, target.spread, target.factor,
-                                               power_at);
+        gradient_loop<with_q(), with_weight()>(e, tail, q, weight, y, length, scale, target.kept, target.spread, target.factor);
     });
 }
 
-// Of float32 the powers are in y.
+inline void powers_of(const double* x, double* e, double* tail, ptrdiff_t n, Shift<double> shift, Rate<double> rate) {
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) put(e[i], tail[i], power<double>(x[i], shift, rate));
+}
+
+// Of float32 the powers are in y; of float64 they are computed again.
 template <class T>
 void gradient_row(const T* x, T* y, ptrdiff_t n, const RowSum<T>& row, Rate<T> rate, const Target<T>& target, Pair scale, int threads) {
-    Shift<T> shift = row.shift;
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        const T *xs = x + from, *e = y + from;
-        gradient(y, from, length, target, scale, [=](ptrdiff_t i) {
-            if constexpr (sizeof(T) == 4) return Power<T>{e[i], 0};
-            else return power<T>(xs[i], shift, rate);
-        });
+        if constexpr (sizeof(T) == 4) {
+            gradient<T>(y + from, nullptr, y + from, from, length, target, scale);
+        } else {
+            T e[block], tail[block];
+            for (ptrdiff_t i = from; i < from + length; i += block) {
+                ptrdiff_t some = std::min(block, from + length - i);
+                powers_of(x + i, e, tail, some, row.shift, rate);
+                gradient<T>(e, tail, y + i, i, some, target, scale);
+            }
+        }
     });
 }
 
@@ -236,6 +250,7 @@ struct Outcome {
     double loss, scale_high, scale_low, at_index;
 };
 
+// Without branches, so that a loop over rows vectorises.
 template <class T>
 [[gnu::always_inline]] inline Outcome outcome(Summed row, double kept, double spread, double z_loss, double factor, bool one_hot) {
     double scale_factor = one_hot ? factor : 1, sure_from = one_hot ? -1 : 0.5;
@@ -374,7 +389,7 @@ private:
             all[r] = all_low[r] = distance[r] = distance_low[r] = 0;
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
-            ptrdiff_t t = q ? -1 : std::max<int64_t>(index[first + r], 0), at = r * n + t;  // of ignored rows, whatever
+            ptrdiff_t t = q || index[first + r] == options.ignored ? 0 : index[first + r], at = r * n + t;  // ignored: any
             x_t[r] = q ? max[r] : x[first * n + at];
             weight[r] = q ? 1 : weight_of(weights, t);
             power_t[r] = q ? 0 : powers.e[at];
@@ -408,11 +423,8 @@ private:
         for (ptrdiff_t r = 0; r < some; ++r) {
             if (is_ignored(first + r) || !y) continue;
             T* to = y + (first + r) * n;
-            const T *e = powers.e + r * n, *tail = powers.tail + r * n;
             Target<T> target = this->target(first + r);
-            gradient(to, 0, n, target, {scale_high[r], scale_low[r]}, [=](ptrdiff_t i) {
-                return Power<T>{e[i], has_tails ? tail[i] : 0};
-            });
+            gradient<T>(powers.e + r * n, powers.tail + r * n, to, 0, n, target, {scale_high[r], scale_low[r]});
             if (!q) to[target.index] = static_cast<T>(at_index[r]);
         }
     }
