@@ -27,21 +27,25 @@ struct RowSum {
     T max;
     Shift<T> shift = Shift<T>::none();
     Pair sum;
+    bool is_stored = true;  // the powers are in y
 
     Power<T> power_of(T x, Rate<T> rate) const { return power<LossResult<T>>(x, shift, rate); }
 };
 
-// Of float32 the powers are stored in y, if there is one. False where there is no finite maximum.
+// The powers are stored in y, if there is one, of float64 with their tails, and if the row is tame. False where there is no finite
+// maximum.
 template <class T>
-bool sum_row(const T* x, T* y, ptrdiff_t n, Rate<T> rate, int threads, RowSum<T>& row) {
+bool sum_row(const T* x, T* y, T* tails, ptrdiff_t n, Rate<T> rate, int threads, RowSum<T>& row) {
     if (x != y) {
-        TameSum<T, true, LossResult<T>> tame(x, y, n, rate, threads);
+        TameSum<T, true, LossResult<T>> tame(x, y, n, rate, threads, tails);
         row.max = tame.largest, row.sum = tame.sum;
         if (tame.tame) return true;
     }
     row.max = maximum(x, n, threads);
     row.shift = Shift<T>(row.max, rate);
-    if (std::isfinite(row.max)) row.sum = sum_of_powers<NOTHING, LossResult<T>>(x, y, n, row.max, row.shift, rate, threads);
+    row.is_stored = sizeof(T) == 4;
+    T* e = row.is_stored ? y : nullptr;
+    if (std::isfinite(row.max)) row.sum = sum_of_powers<NOTHING, LossResult<T>>(x, e, n, row.max, row.shift, rate, threads);
     return std::isfinite(row.max);
 }
 
@@ -216,13 +220,13 @@ inline void powers_of(const double* x, double* e, double* tail, ptrdiff_t n, Shi
     for (ptrdiff_t i = 0; i < n; ++i) put(e[i], tail[i], power<double>(x[i], shift, rate));
 }
 
-// Of float32 the powers are in y; of float64 they are computed again.
+// Powers that are not stored are computed again.
 template <class T>
-void gradient_row(const T* x, T* y, ptrdiff_t n, const RowSum<T>& row, Rate<T> rate, const Target<T>& target, Pair scale, int threads) {
+void gradient_row(const T* x, const T* tails, T* y, ptrdiff_t n, const RowSum<T>& row, Rate<T> rate, const Target<T>& target,
+                  Pair scale, int threads) {
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        if constexpr (sizeof(T) == 4) {
-            gradient<T>(y + from, nullptr, y + from, from, length, target, scale);
-        } else {
+        if (row.is_stored) return gradient<T>(y + from, tails ? tails + from : tails, y + from, from, length, target, scale);
+        if constexpr (sizeof(T) == 8) {
             T e[block], tail[block];
             for (ptrdiff_t i = from; i < from + length; i += block) {
                 ptrdiff_t some = std::min(block, from + length - i);
@@ -281,13 +285,15 @@ template <class T>
 // The loss of a row, and, with y, its gradient; false where the row has no finite maximum.
 template <class T>
 bool long_loss(const T* x, T* y, ptrdiff_t n, const Target<T>& target, int threads, double& loss) {
+    constexpr bool with_tails = sizeof(T) == 8;
     Rate<T> rate(1);
-    bool has_index = target.index >= 0, overwrites = sizeof(T) == 4 && x == y;
-    T x_t = has_index ? x[target.index] : 0;
+    bool has_index = target.index >= 0, overwrites = !with_tails && x == y, stores = !with_tails || (x != y && n <= chunk);
+    T x_t = has_index ? x[target.index] : 0, tails[with_tails ? chunk : 1];
     RowSum<T> row;
     Asked asked;
     if (overwrites) asked = asked_of(x, n, maximum(x, n, threads), target, threads);
-    if (!sum_row(x, sizeof(T) == 4 ? y : nullptr, n, rate, threads, row)) return false;
+    if (!sum_row(x, stores ? y : nullptr, with_tails && stores ? tails : nullptr, n, rate, threads, row)) return false;
+    if (!stores) row.is_stored = false;
     if (!overwrites) asked = asked_of(x, n, row.max, target, threads);
     Power<T> largest = row.power_of(row.max, rate), p = row.power_of(x_t, rate);
     Summed summed{row.max, row.sum, sum_of_others(x, y, n, row, rate, threads), {largest.value, largest.tail}, asked, row.max, 1, {0, 0}};
@@ -295,7 +301,7 @@ bool long_loss(const T* x, T* y, ptrdiff_t n, const Target<T>& target, int threa
     Outcome result = outcome<T>(summed, has_index ? target.kept : 0, target.spread, target.z_loss, target.factor, target.is_one_hot());
     loss = result.loss;
     if (!y) return true;
-    gradient_row(x, y, n, row, rate, target, {result.scale_high, result.scale_low}, threads);
+    gradient_row(x, with_tails ? tails : nullptr, y, n, row, rate, target, {result.scale_high, result.scale_low}, threads);
     if (has_index) y[target.index] = static_cast<T>(result.at_index);
     return true;
 }
