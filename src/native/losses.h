@@ -117,6 +117,7 @@ struct Target {
     double kept, spread, z_loss, factor;  // factor: of the gradient
 
     bool is_one_hot() const { return !q && spread == 0; }
+    bool is_balanced() const { return q && z_loss == 0; }  // see balance
 };
 
 template <class T>
@@ -237,6 +238,21 @@ void gradient_row(const T* x, const T* tails, T* y, ptrdiff_t n, const RowSum<T>
     });
 }
 
+// The elements of a gradient sum to zero. Where their roundings add up to more than the largest may show, and where p is nearly 1,
+// so that p - q has lost its digits, the element k of the largest p makes up for the sum.
+template <class T>
+void balance(T* y, ptrdiff_t n, ptrdiff_t k) {
+    Magnitude<T> farthest = 0;
+#pragma omp simd reduction(max : farthest)
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        Magnitude<T> far = magnitude(y[i]);
+        farthest = far > farthest ? far : farthest;
+    }
+    double others = rounded(sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(i == k ? 0 : y[i], 1); }));
+    double unit = static_cast<double>(std::bit_cast<T>(farthest + 1)) - std::bit_cast<T>(farthest);
+    if (std::fabs(others + y[k]) > 2 * unit) y[k] = static_cast<T>(-others);
+}
+
 // What the loss of a row is made of, and its gradient: the sums of its powers, and of what is asked, and what is known of the
 // target's index (where there is none: the maximum, no power, and 1).
 struct Summed {
@@ -289,20 +305,22 @@ bool long_loss(const T* x, T* y, ptrdiff_t n, const Target<T>& target, int threa
     Rate<T> rate(1);
     bool has_index = target.index >= 0, overwrites = !with_tails && x == y, stores = !with_tails || (x != y && n <= chunk);
     T x_t = has_index ? x[target.index] : 0, tails[with_tails ? chunk : 1];
+    ptrdiff_t k = y && target.is_balanced() ? largest(x, n) : 0;
     RowSum<T> row;
     Asked asked;
     if (overwrites) asked = asked_of(x, n, maximum(x, n, threads), target, threads);
     if (!sum_row(x, stores ? y : nullptr, with_tails && stores ? tails : nullptr, n, rate, threads, row)) return false;
     if (!stores) row.is_stored = false;
     if (!overwrites) asked = asked_of(x, n, row.max, target, threads);
-    Power<T> largest = row.power_of(row.max, rate), p = row.power_of(x_t, rate);
-    Summed summed{row.max, row.sum, sum_of_others(x, y, n, row, rate, threads), {largest.value, largest.tail}, asked, row.max, 1, {0, 0}};
+    Power<T> top = row.power_of(row.max, rate), p = row.power_of(x_t, rate);
+    Summed summed{row.max, row.sum, sum_of_others(x, y, n, row, rate, threads), {top.value, top.tail}, asked, row.max, 1, {0, 0}};
     if (has_index) summed.x = x_t, summed.weight = weight_of(target.weight, target.index), summed.power = {p.value, p.tail};
     Outcome result = outcome<T>(summed, has_index ? target.kept : 0, target.spread, target.z_loss, target.factor, target.is_one_hot());
     loss = result.loss;
     if (!y) return true;
     gradient_row(x, with_tails ? tails : nullptr, y, n, row, rate, target, {result.scale_high, result.scale_low}, threads);
     if (has_index) y[target.index] = static_cast<T>(result.at_index);
+    if (target.is_balanced()) balance(y, n, k);
     return true;
 }
 
@@ -430,8 +448,10 @@ private:
             if (is_ignored(first + r) || !y) continue;
             T* to = y + (first + r) * n;
             Target<T> target = this->target(first + r);
+            ptrdiff_t k = target.is_balanced() ? ::largest(x + (first + r) * n, n) : 0;  // y may be x
             gradient<T>(powers.e + r * n, powers.tail + r * n, to, 0, n, target, {scale_high[r], scale_low[r]});
             if (!q) to[target.index] = static_cast<T>(at_index[r]);
+            if (target.is_balanced()) balance(to, n, k);
         }
     }
 
