@@ -248,7 +248,10 @@ void balance(T* y, ptrdiff_t n, ptrdiff_t k) {
         Magnitude<T> far = magnitude(y[i]);
         farthest = far > farthest ? far : farthest;
     }
-    double others = rounded(sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(i == k ? 0 : y[i], 1); }));
+    auto sum = [](const T* y, ptrdiff_t n) { return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(y[i], 1); }); };
+    Pair before = sum(y, k), after = sum(y + k + 1, n - k - 1);
+    accumulate(before.high, before.low, after.high, after.low);
+    double others = rounded(before);
     double unit = static_cast<double>(std::bit_cast<T>(farthest + 1)) - std::bit_cast<T>(farthest);
     if (std::fabs(others + y[k]) > 2 * unit) y[k] = static_cast<T>(-others);
 }
