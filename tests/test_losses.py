@@ -295,6 +295,14 @@ def test_result_types() -> None:
     assert type(fsm.cross_entropy([1, 2], 0)) is np.float64
     assert type(fsm.cross_entropy([1.0, 2], 0, reduction="none")) is np.float64
     assert fsm.cross_entropy([[1.0, 2]], np.uint8([1]), reduction="none").shape == (1,)
+    x, t = np.linspace(0, 1, 30).reshape(10, 3), np.arange(10) % 3
+    expected = fsm.cross_entropy(x, t)
+    for kind in (*"bBhHiIlLqQ", ">i4", ">i8"):
+        assert fsm.cross_entropy(x, t.astype(kind)) == expected
+    assert fsm.cross_entropy(x, np.stack([t, t], axis=1)[:, 0]) == expected
+    assert fsm.cross_entropy(x, t.tolist()) == expected
+    with pytest.raises(IndexError, match=r"targets\[0\] is 18446744073709551615"):
+        fsm.cross_entropy(x, np.full(10, 2**64 - 1, np.uint64))
 
 
 def test_errors_come_before_anything_is_written() -> None:

@@ -99,11 +99,33 @@ bool weigh(const Losses& losses, PyArrayObject* weight, npy_intp rows, npy_intp 
     return true;
 }
 
+PyObject* plain_cross_entropy(PyObject* const* args);
+
 // cross_entropy(logits, targets, axis, weight, ignore_index, label_smoothing, z_loss, where, reduction, return_grad, out): for
-// C-contiguous arrays of one dtype, float32 or float64, along their last axis, int64 indices, and right arguments; None for
-// anything else.
+// C-contiguous arrays of one dtype, float32 or float64, along their last axis, indices of any integers, and right arguments;
+// None for anything else.
 PyObject* direct_cross_entropy(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    constexpr npy_intp few_indices = 1 << 16;
     if (count != 11) return PyErr_Format(PyExc_TypeError, "11 arguments expected, not %zd", count);
+    auto targets = reinterpret_cast<PyArrayObject*>(args[1]);
+    bool others = PyArray_CheckExact(args[1]) && PyArray_ISINTEGER(targets) && PyArray_SIZE(targets) <= few_indices &&
+                  (PyArray_TYPE(targets) != NPY_INT64 || !PyArray_ISCARRAY_RO(targets));
+    if (!others) return plain_cross_entropy(args);
+    PyObject* indices = PyArray_FROM_OTF(args[1], NPY_INT64, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_ENSUREARRAY);
+    if (!indices) {  // of uint64
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
+    PyObject* same[11];
+    std::copy_n(args, 11, same);
+    same[1] = indices;
+    PyObject* result = plain_cross_entropy(same);
+    Py_DECREF(indices);
+    return result;
+}
+
+// The same of indices of int64.
+PyObject* plain_cross_entropy(PyObject* const* args) {
     auto x = reinterpret_cast<PyArrayObject*>(args[0]), targets = reinterpret_cast<PyArrayObject*>(args[1]);
     PyObject *ignore = args[4], *reduction = args[8], *out = args[10];
     if (!PyArray_CheckExact(args[0]) || !PyArray_CheckExact(args[1]) || !is_rows(x) || !PyArray_ISCARRAY_RO(targets)) Py_RETURN_NONE;
