@@ -182,7 +182,7 @@ template <class T>
 [[gnu::always_inline]] inline double gradient_of(Power<T> p, Pair scale, double a, double factor) {
     double difference = fma(static_cast<double>(p.value), scale.high, -a);
     if constexpr (sizeof(T) == 4) return difference * factor;
-    return (difference + fma(p.value, scale.low, p.tail * scale.high)) * factor;
+    else return (difference + fma(p.value, scale.low, p.tail * scale.high)) * factor;
 }
 
 template <class T>
