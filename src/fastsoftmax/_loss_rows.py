@@ -47,6 +47,7 @@ class Losses:
     dtype, working : of the result, and of the computation.
     axes : the rows.
     mask : what is masked in the logits, or None.
+    copies : whether what is made of a block takes memory; blocks are smaller then.
     """
 
     def __init__(
@@ -54,12 +55,12 @@ class Losses:
         logits: ArrayLike,
         targets: ArrayLike | None,
         axis: Axis,
-        *,
         weight: ArrayLike | None = None,
         ignore_index: int | None = None,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         where: ArrayLike | None = None,
+        *,
         copies: bool = False,
     ) -> None:
         self.source = to_array("logits", logits)

@@ -105,23 +105,14 @@ def cross_entropy(
     >>> grad
     array([[ 0.09003057,  0.24472847, -0.33475904]])
     """
-    options = (weight, ignore_index, label_smoothing, z_loss, where, reduction, return_grad, out)
-    done = _native.cross_entropy(logits, targets, axis, *options)
+    given = (weight, ignore_index, label_smoothing, z_loss, where)
+    done = _native.cross_entropy(logits, targets, axis, *given, reduction, return_grad, out)
     if done is not None:
         return done
     check_reduction(reduction)
     if out is not None and not return_grad:
         raise ValueError("out takes the gradient, which only return_grad=True computes")
-    losses = Losses(
-        logits,
-        targets,
-        axis,
-        weight=weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        where=where,
-    )
+    losses = Losses(logits, targets, axis, *given)
     check_out(out, losses.axes.shape, losses.dtype, losses.mask is not None)
     grad = losses.room(out) if return_grad else None
     if reduction == "none":
@@ -183,17 +174,8 @@ def cross_entropy_hvp(
     array([[ 0.08192507, -0.02203304, -0.05989202]])
     """
     check_reduction(reduction)
-    losses = Losses(
-        logits,
-        targets,
-        axis,
-        weight=weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        where=where,
-        copies=True,
-    )
+    given = (weight, ignore_index, label_smoothing, z_loss, where)
+    losses = Losses(logits, targets, axis, *given, copies=True)
     direction = to_array("v", v)
     result_dtype("v", direction.dtype)
     if direction.shape != losses.axes.shape:
@@ -246,17 +228,8 @@ def cross_entropy_hessian_diagonal(
     array([[0.08192507, 0.18483645, 0.22269543]])
     """
     check_reduction(reduction)
-    losses = Losses(
-        logits,
-        targets,
-        axis,
-        weight=weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        where=where,
-        copies=True,
-    )
+    given = (weight, ignore_index, label_smoothing, z_loss, where)
+    losses = Losses(logits, targets, axis, *given, copies=True)
     return _second_order(losses, None, reduction, out)
 
 
