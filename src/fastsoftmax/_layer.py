@@ -26,6 +26,10 @@ class _Layer:
         self.axis = axis
         self._result = None
 
+    @property
+    def output(self) -> Any:
+        return self._result
+
     def backward(self, grad: ArrayLike | None = None) -> Any:
         """
         The derivatives of the last call.
@@ -119,10 +123,6 @@ class Softmax(_Layer):
         self._result = softmax(x, self.axis) if normalization else _plain(x, self.axis)
         return self._result
 
-    @property
-    def output(self) -> Any:
-        return self._result
-
     def _derivative(self) -> Any:
         return softmax_jacobian(self._result, self.axis)
 
@@ -187,10 +187,6 @@ class LogSoftmax(_Layer):
             p[vanished] = np.nextafter(0 * one, one)
         self._result, self._p = output, p
         return output
-
-    @property
-    def output(self) -> Any:
-        return self._result
 
     def _derivative(self) -> Any:
         return log_softmax_jacobian(self._p, self.axis)

@@ -142,13 +142,13 @@ class Losses:
             total.add(np.array([t.size]) if self.weight is None else self.weight[t])
         return total.value
 
-    def room(self, out: Array | None) -> Array:
-        """Where a gradient goes: out, unless it is memory of something else that is read."""
+    def room(self, out: Array | None, *others: Array | None) -> Array:
+        """Where a result goes: out, unless it is memory of something else that is read."""
         if type(out) is np.ndarray:
             x = self.values
             same = out.dtype == x.dtype and out.strides == x.strides
             same = same and out.ctypes.data == x.ctypes.data
-            read = [self.targets, self.weight, self.keep, None if same else x]
+            read = [self.targets, self.weight, self.keep, None if same else x, *others]
             if not any(a is not None and np.may_share_memory(out, a) for a in read):
                 return out
         return np.empty(self.axes.shape, self.dtype)
@@ -213,7 +213,7 @@ class Losses:
         nothing = ~block.keep.any(axis=-1)
         if nothing.any():
             t: Any = block.targets
-            asks = t != self.ignored if self.are_indices else (t != 0).any(axis=-1)
+            asks = self.counts(block) if self.are_indices else (t != 0).any(axis=-1)
             loss[nothing] = np.where(asks[nothing], np.inf, 0)
         if y is not None:
             y[~block.keep] = 0

@@ -238,7 +238,7 @@ def _second_order(losses: Losses, v: Array | None, reduction: str, out: Array | 
     axes, working = losses.axes, losses.working
     check_out(out, axes.shape, losses.dtype, losses.mask is not None)
     _, factor = divisor(losses, reduction)
-    y = losses.room(None if v is None or out is None or np.may_share_memory(v, out) else out)
+    y = losses.room(out, v)
     result = y.transpose(axes.order)
     direction = None if v is None else v.transpose(axes.order)
     for block in losses.blocks():

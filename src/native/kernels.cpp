@@ -8,7 +8,7 @@
 #include "half_rows.h"
 #include "jacobians.h"
 #include "long_rows.h"
-#include "losses.h"
+#include "loss_rows.h"
 #include "products.h"
 #include "short_rows.h"
 

@@ -1,0 +1,150 @@
+// Losses of ranges of rows: long ones one by one, short ones a block at a time.
+#pragma once
+#include "kernels.h"
+#include "losses.h"
+
+namespace {
+
+// Rows, their losses, and, if asked for, the gradients of these.
+template <class T>
+struct LossRows {
+    const T* x;
+    T* y;
+    ptrdiff_t n;
+    int threads;
+    const T* q;
+    const int64_t* index;
+    double* loss;
+    const Losses& options;
+    bool invalid = false;
+
+    LossRows(const Rows& r)
+        : x(static_cast<const T*>(r.x) + r.first * r.n),
+          y(r.y ? static_cast<T*>(r.y) + r.first * r.n : nullptr),
+          n(r.n),
+          threads(r.threads),
+          q(r.v ? static_cast<const T*>(r.v) + r.first * r.n : nullptr),
+          index(r.losses->index ? r.losses->index + r.first : nullptr),
+          loss(r.losses->loss + r.first),
+          options(*r.losses) {}
+
+    void long_rows(ptrdiff_t count) {
+        for (ptrdiff_t r = 0; r < count; ++r)
+            if (!is_ignored(r) && !long_loss(x + r * n, y ? y + r * n : y, n, target(r), threads, loss[r])) has_no_maximum(r);
+    }
+
+    // A block at a time, if it is tame.
+    template <bool is_short>
+    void short_rows(ptrdiff_t count) {
+        ShortRows<T, is_short, T, LossResult<T>> powers;
+        Rate<T> rate(1);
+        for (ptrdiff_t first = 0, some; first < count; first += some) {
+            some = std::min(count - first, block / n);
+            if (powers.tame_powers(x + first * n, some * n, rate)) {
+                short_losses(first, some, powers, Shift<T>::none(), rate);
+                continue;
+            }
+            for (ptrdiff_t r = first; r < first + some; ++r) {
+                T m = powers.maximum(x + r * n, n);
+                if (std::isfinite(m)) {
+                    Shift<T> shift(m, rate);
+                    powers.powers(x + r * n, n, shift, rate);
+                    short_losses(r, 1, powers, shift, rate);
+                } else if (!is_ignored(r)) {
+                    has_no_maximum(r);
+                }
+            }
+        }
+    }
+
+private:
+    static constexpr bool has_tails = sizeof(T) == 8;
+
+    Target<T> target(ptrdiff_t r) const {
+        return {q ? -1 : index[r], q ? q + r * n : q, static_cast<const T*>(options.weight), options.kept, options.spread,
+                options.z_loss, options.factor};
+    }
+
+    bool is_ignored(ptrdiff_t r) {
+        if (q || index[r] != options.ignored) return false;
+        loss[r] = 0;
+        if (y) std::fill_n(y + r * n, n, T(0));
+        return true;
+    }
+
+    void has_no_maximum(ptrdiff_t r) {
+        constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+        invalid |= std::none_of(x + r * n, x + r * n + n, [](T v) { return std::isnan(v); });
+        loss[r] = nan;
+        if (y) std::fill_n(y + r * n, n, nan);
+    }
+
+    // Of some rows whose powers are known.
+    template <class Powers>
+    void short_losses(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate) {
+        double max[block], high[block], low[block], others_high[block], others_low[block], largest[block], largest_tail[block];
+        double all[block], all_low[block], distance[block], distance_low[block], x_t[block], weight[block], power_t[block], tail_t[block];
+        double scale_high[block], scale_low[block], at_index[block];
+        bool asks_all = q || options.spread != 0;
+        auto weights = static_cast<const T*>(options.weight);
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            max[r] = powers.maximum(x + (first + r) * n, n);
+            Pair sum = powers.sum(r * n, n);
+            high[r] = sum.high, low[r] = sum.low;
+            all[r] = all_low[r] = distance[r] = distance_low[r] = 0;
+        }
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            ptrdiff_t t = q || index[first + r] == options.ignored ? 0 : index[first + r], at = r * n + t;  // ignored: any
+            x_t[r] = q ? max[r] : x[first * n + at];
+            weight[r] = q ? 1 : weight_of(weights, t);
+            power_t[r] = q ? 0 : powers.e[at];
+            tail_t[r] = q || !has_tails ? 0 : powers.tail[at];
+        }
+#pragma omp simd
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            put(largest[r], largest_tail[r], wide_power(static_cast<T>(max[r]), shift, rate));
+            put(others_high[r], others_low[r], without_largest(high[r], low[r], largest[r], largest_tail[r]));
+        }
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            if (asks_all) {
+                Asked asked = asked_of(x + (first + r) * n, n, static_cast<T>(max[r]), target(first + r), 1);
+                all[r] = asked.all.high, all_low[r] = asked.all.low;
+                distance[r] = asked.distance.high, distance_low[r] = asked.distance.low;
+            }
+            if (!is_nearly_all<T>(largest[r], others_high[r])) continue;
+            auto others = powers.others(r * n, x + (first + r) * n, n, static_cast<T>(max[r]));
+            others_high[r] = others.sum.high, others_low[r] = others.sum.low;
+        }
+        double kept = q ? 0 : options.kept, spread = options.spread, z_loss = options.z_loss, factor = options.factor;
+        bool one_hot = !q && spread == 0;
+        double* to = loss + first;
+#pragma omp simd
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            put(to[r], scale_high[r], scale_low[r], at_index[r],
+                outcome<T>(Summed{max[r], {high[r], low[r]}, {others_high[r], others_low[r]}, {largest[r], largest_tail[r]},
+                                  Asked{{all[r], all_low[r]}, {distance[r], distance_low[r]}}, x_t[r], weight[r], {power_t[r], tail_t[r]}},
+                           kept, spread, z_loss, factor, one_hot));
+        }
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            if (is_ignored(first + r) || !y) continue;
+            T* to = y + (first + r) * n;
+            Target<T> target = this->target(first + r);
+            ptrdiff_t k = target.is_balanced() ? ::largest(x + (first + r) * n, n) : 0;  // y may be x
+            gradient<T>(powers.e + r * n, powers.tail + r * n, to, 0, n, target, {scale_high[r], scale_low[r]});
+            if (!q) to[target.index] = static_cast<T>(at_index[r]);
+            if (target.is_balanced()) balance(to, n, k);
+        }
+    }
+
+    [[gnu::always_inline]] static Power<double> wide_power(T x, Shift<T> shift, Rate<T> rate) {
+        Power<T> p = power<LossResult<T>>(x, shift, rate);
+        return {p.value, p.tail};
+    }
+
+    [[gnu::always_inline]] static Power<double> without_largest(double high, double low, double largest, double tail) {
+        Pair others = without<T>(Pair{high, low}, Power<double>{largest, tail});
+        return {others.high, others.low};
+    }
+};
+
+}  // namespace
