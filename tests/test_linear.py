@@ -137,5 +137,8 @@ def test_errors(rng: np.random.Generator) -> None:
     fails(ValueError, r"out for weight shares memory", h, w, t, out=(out[0], w))
     fails(ValueError, r"out has shape \(3, 4\); \(5, 4\)", h, w, t, out=out[::-1])
     fails(TypeError, r"weight has dtype complex128", h, w + 0j, t)
+    fails(ValueError, r"class_weight has shape \(2,\); \(3,\)", h, w, t, class_weight=[1, 2])
+    q = np.ones((5, 4))[:, :3]
+    fails(ValueError, r"out for hidden shares memory", h, w, q, out=(q.base, out[1]))
     with pytest.raises(ValueError, match="out takes the gradients"):
         fsm.linear_cross_entropy(h, w, t, out=out)

@@ -126,6 +126,12 @@ def test_second_order_arguments(rng: np.random.Generator) -> None:
     assert_same_bits(fsm.cross_entropy_hvp(y, targets, v, out=y), expected)
     turned = fsm.cross_entropy_hvp(x.T, targets, v.T, 0)
     assert_same_bits(turned, expected.T)
+    expected = fsm.cross_entropy_hessian_diagonal(x, targets)
+    out, y = np.empty_like(x), x.copy()
+    assert fsm.cross_entropy_hessian_diagonal(x, targets, out=out) is out
+    assert fsm.cross_entropy_hessian_diagonal(y, targets, out=y) is y
+    assert_same_bits(out, expected)
+    assert_same_bits(y, expected)
     half = fsm.cross_entropy_hessian_diagonal(x.astype(np.float16), targets)
     assert half.dtype == np.float16
     with pytest.raises(ValueError, match=r"v has shape \(6, 5\); that of logits, \(5, 6\)"):

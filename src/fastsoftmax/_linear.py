@@ -117,8 +117,10 @@ def linear_cross_entropy(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
+        weight_name="class_weight",
     )
-    grads = _room(out, given, dtype, return_grad)
+    read = [a for a in (losses.targets, losses.weight) if a is not None]
+    grads = _room(out, given, read, dtype, return_grad)
 
     batch = h.shape[:-1]
     total, factor = divisor(losses, reduction)
@@ -152,7 +154,11 @@ def linear_cross_entropy(
 
 
 def _room(
-    out: tuple[Array, ...] | None, given: dict[str, Array], dtype: np.dtype[Any], return_grad: bool
+    out: tuple[Array, ...] | None,
+    given: dict[str, Array],
+    read: list[Array],
+    dtype: np.dtype[Any],
+    return_grad: bool,
 ) -> tuple[Array, ...]:
     """Where the gradients go, one of each argument."""
     if out is None:
@@ -163,7 +169,7 @@ def _room(
         raise ValueError(f"out must be a tuple of {len(given)} arrays, for {', '.join(given)}")
     for y, (name, a) in zip(out, given.items(), strict=True):
         check_out(y, a.shape, dtype)
-        if any(np.may_share_memory(y, b) for b in given.values()):
+        if any(np.may_share_memory(y, b) for b in (*given.values(), *read)):
             raise ValueError(f"out for {name} shares memory with an argument")
     return out
 

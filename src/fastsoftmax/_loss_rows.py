@@ -62,6 +62,7 @@ class Losses:
         where: ArrayLike | None = None,
         *,
         copies: bool = False,
+        weight_name: str = "weight",
     ) -> None:
         self.source = to_array("logits", logits)
         self.dtype = result_dtype("logits", self.source.dtype)
@@ -76,7 +77,7 @@ class Losses:
             if not self.are_indices:
                 raise ValueError("ignore_index is for targets that are indices, not probabilities")
             self.ignored = int(ignore_index)
-        self.weight = None if weight is None else self._to_weight(weight)
+        self.weight = None if weight is None else self._to_weight(weight_name, weight)
         self.number: Any = np.longdouble if self.working.itemsize > 8 else float
         self.smoothing = self.number(label_smoothing)
         if not 0 <= self.smoothing <= 1:
@@ -109,12 +110,12 @@ class Losses:
                 f"{axes.shape}, are expected"
             )
 
-    def _to_weight(self, weight: ArrayLike) -> Array:
-        given = plain("weight", weight)
-        result_dtype("weight", given.dtype)
+    def _to_weight(self, name: str, weight: ArrayLike) -> Array:
+        given = plain(name, weight)
+        result_dtype(name, given.dtype)
         if given.shape != (self.axes.n,):
             raise ValueError(
-                f"weight has shape {given.shape}; ({self.axes.n},) is expected, one for each class"
+                f"{name} has shape {given.shape}; ({self.axes.n},) is expected, one for each class"
             )
         return contiguous(given, self.working)
 
