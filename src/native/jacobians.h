@@ -4,15 +4,24 @@
 
 namespace {
 
-// 1 - p[i]; of a p above 1/2, the sum of the others.
+// 1 - p[i]; of a p above 1/2, the sum of the others. There is one at most, the limit allowing for the roundings of two.
 template <class T>
 struct OneLess {
+    static constexpr T limit = T(0.501);
     const T* p;
-    ptrdiff_t k;
-    double others;
-    OneLess(const T* p, ptrdiff_t n, int threads)
-        : p(p), k(above_half(p, n)), others(k < 0 ? 0 : rounded(sum_of_others(p, p, n, k, threads))) {}
-    double operator()(ptrdiff_t i) const { return i == k ? others : 1 - static_cast<double>(p[i]); }
+    double others = 0;
+    OneLess(const T* p, ptrdiff_t n, int threads) : p(p) {
+        if (n <= short_row) others = rounded(in_turn<T>(n, [=](Pair& sum, ptrdiff_t i) { add_other(sum, p[i]); }));
+        else if (maximum(p, n, threads) > limit)
+            others = rounded(sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return sum_of_others(p + from, length); }));
+    }
+    double operator()(ptrdiff_t i) const { return p[i] > limit ? others : 1 - static_cast<double>(p[i]); }
+
+private:
+    static void add_other(Pair& sum, T p) { add_term<T>(sum.high, sum.low, p > limit ? 0 : static_cast<double>(p), 0.0); }
+    static Pair sum_of_others(const T* p, ptrdiff_t n) {
+        return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(p[i] > limit ? T(0) : p[i], 1); });
+    }
 };
 
 // y[j] = -(scale * p[j]): by eights, the last of which go over some again, which is faster than an end of their own.
@@ -57,10 +66,18 @@ template <class T, class Scale, class Diagonal>
 void outer(const T* p, T* y, ptrdiff_t n, int threads, bool streams, Scale scale, Diagonal diagonal) {
     if constexpr (sizeof(T) == 4)
         if (streams) return outer_stream(p, y, n, threads, scale, diagonal);
-    each(n, threads, [=](ptrdiff_t i) {
+    if (n > short_row)
+        return each(n, threads, [=](ptrdiff_t i) {
+            negative(p, y + i * n, n, scale(i));
+            y[i * (n + 1)] = static_cast<T>(diagonal(i));
+        });
+    T of_diagonal[short_row];
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) of_diagonal[i] = static_cast<T>(diagonal(i));
+    for (ptrdiff_t i = 0; i < n; ++i) {
         negative(p, y + i * n, n, scale(i));
-        y[i * (n + 1)] = static_cast<T>(diagonal(i));
-    });
+        y[i * (n + 1)] = of_diagonal[i];
+    }
 }
 
 // y[i, j] = p[i] * ((i == j) - p[j]).

@@ -15,15 +15,35 @@ constexpr ptrdiff_t middle_row = sizeof(T) == 8 ? block : block / 2;
 // The largest element, NaN passed over.
 template <class T>
 T short_maximum(const T* x, ptrdiff_t n) {
-    T m = -std::numeric_limits<T>::infinity();
-    for (ptrdiff_t j = 0; j < n; ++j) m = x[j] > m ? x[j] : m;
-    return m;
+    constexpr ptrdiff_t width = 4;
+    T m[width];
+    for (ptrdiff_t l = 0; l < width; ++l) m[l] = -std::numeric_limits<T>::infinity();
+    for (ptrdiff_t j = 0; j + width <= n; j += width) keep_larger(m, x + j, width);
+    if (n >= width) keep_larger(m, x + n - width, width);  // some of them once more
+    else keep_larger(m, x, n);
+    fold_maximum<width / 2>(m);
+    return m[0];
 }
 
 template <class T, class Work>
 void short_log_softmax(const T* x, T* y, ptrdiff_t n, Work m, Inverse<Work> inverse, Work log) {
 #pragma omp simd
     for (ptrdiff_t j = 0; j < n; ++j) y[j] = static_cast<T>(log_probability<T, Work>(x[j], m, inverse, log));
+}
+
+// A short sum, in four parts: they, and those of other rows, are computed at a time.
+template <class T, class Add>
+[[gnu::always_inline]] inline Pair in_turn(ptrdiff_t n, Add add) {
+    Pair a{0, 0}, b{0, 0}, c{0, 0}, d{0, 0};
+    ptrdiff_t j = 0;
+    for (; j + 3 < n; j += 4) add(a, j), add(b, j + 1), add(c, j + 2), add(d, j + 3);
+    if (j < n) add(a, j);
+    if (j + 1 < n) add(b, j + 1);
+    if (j + 2 < n) add(c, j + 2);
+    add_term<T>(a.high, a.low, c.high, c.low);
+    add_term<T>(b.high, b.low, d.high, d.low);
+    add_term<T>(a.high, a.low, b.high, b.low);
+    return a;
 }
 
 template <class T, bool is_short, class Working = std::conditional_t<is_short, double, T>, class Result = T>
@@ -124,7 +144,7 @@ struct ShortRows {
             equal += is_largest;
             add_term<T, double>(sum.high, sum.low, masked(e[at + j], mask), wider ? 0 : masked(tail[at + j], mask));
         };
-        return {in_turn(n, add), static_cast<double>(equal)};
+        return {in_turn<T>(n, add), static_cast<double>(equal)};
     }
     Pair sum(ptrdiff_t at, ptrdiff_t n) const {
         if constexpr (!is_short) {
@@ -132,7 +152,7 @@ struct ShortRows {
             sums.add_padded(e + at, tail + at, n);
             return sums.total();
         }
-        return in_turn(n, [&](Pair& sum, ptrdiff_t j) {
+        return in_turn<T>(n, [&](Pair& sum, ptrdiff_t j) {
             add_term<T, double>(sum.high, sum.low, e[at + j], wider ? 0 : tail[at + j]);
         });
     }
@@ -143,21 +163,6 @@ private:
         if constexpr (!wider) tail[i] = p.tail;
     }
     static double masked(double v, uint64_t mask) { return std::bit_cast<double>(std::bit_cast<uint64_t>(v) & mask); }
-
-    // A short sum, in four parts: they, and those of other rows, are computed at a time.
-    template <class Add>
-    [[gnu::always_inline]] static Pair in_turn(ptrdiff_t n, Add add) {
-        Pair a{0, 0}, b{0, 0}, c{0, 0}, d{0, 0};
-        ptrdiff_t j = 0;
-        for (; j + 3 < n; j += 4) add(a, j), add(b, j + 1), add(c, j + 2), add(d, j + 3);
-        if (j < n) add(a, j);
-        if (j + 1 < n) add(b, j + 1);
-        if (j + 2 < n) add(c, j + 2);
-        add_term<T>(a.high, a.low, c.high, c.low);
-        add_term<T>(b.high, b.low, d.high, d.low);
-        add_term<T>(a.high, a.low, b.high, b.low);
-        return a;
-    }
 };
 
 }  // namespace
