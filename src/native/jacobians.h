@@ -24,29 +24,46 @@ private:
     }
 };
 
-// y[j] = -(scale * p[j]): by eights, the last of which go over some again, which is faster than an end of their own.
+constexpr ptrdiff_t eight = 8;
+
+// y[j] = -(scale * p[j]): of short rows by eights, the last of which go over some again, which is faster than an end of their own.
 template <class T>
 [[gnu::always_inline]] inline void negative(const T* p, T* y, ptrdiff_t n, T scale) {
-    constexpr ptrdiff_t width = 8;
     auto put = [=](ptrdiff_t from, ptrdiff_t length) __attribute__((always_inline)) {
 #pragma omp simd
         for (ptrdiff_t j = from; j < from + length; ++j) y[j] = 0 - scale * p[j];
     };
-    if (n < width || n > short_row) return put(0, n);
-    for (ptrdiff_t j = 0; j + width <= n; j += width) put(j, width);
-    put(n - width, width);
+    if (n < eight || n > short_row) return put(0, n);
+    for (ptrdiff_t j = 0; j + eight <= n; j += eight) put(j, eight);
+    put(n - eight, eight);
+}
+
+// The same of all rows of a matrix, scale(i) that of row i: where two columns of eights are enough, one after the other.
+template <class T, class Scale>
+[[gnu::always_inline]] inline void negative_rows(const T* p, T* y, ptrdiff_t n, Scale scale) {
+    if (n < eight || n > 2 * eight) {
+        for (ptrdiff_t i = 0; i < n; ++i) negative(p, y + i * n, n, scale(i));
+        return;
+    }
+    for (ptrdiff_t from : {ptrdiff_t{0}, n - eight}) {
+        T column[eight];
+        std::copy_n(p + from, eight, column);
+        for (ptrdiff_t i = 0; i < n; ++i) negative(column, y + i * n + from, eight, scale(i));
+    }
 }
 
 // `outer` of a result too large for the cache: rows that are short are put together, some at a time, in its first level.
 template <class Scale, class Diagonal>
 void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scale, Diagonal diagonal) {
     constexpr ptrdiff_t size = 4096;
-    if (n >= size / 8) {
-        each(n, threads, [=](ptrdiff_t i) {
-            float factor = scale(i);
-            stream(y + i * n, n, false, [=](ptrdiff_t j) { return 0 - factor * p[j]; });
+    if (n >= size / 16) {
+        constexpr ptrdiff_t some = 16;
+        each((n + some - 1) / some, threads, [=](ptrdiff_t group) {
+            stream_rows(y, n, group * some, std::min((group + 1) * some, n), [=](ptrdiff_t i) {
+                float factor = scale(i), of_diagonal = static_cast<float>(diagonal(i));
+                return [=](ptrdiff_t j) { return j == i ? of_diagonal : 0 - factor * p[j]; };
+            });
         });
-        for (ptrdiff_t i = 0; i < n; ++i) y[i * (n + 1)] = static_cast<float>(diagonal(i));
         return;
     }
     ptrdiff_t some = size / n;
@@ -74,10 +91,8 @@ void outer(const T* p, T* y, ptrdiff_t n, int threads, bool streams, Scale scale
     T of_diagonal[short_row];
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) of_diagonal[i] = static_cast<T>(diagonal(i));
-    for (ptrdiff_t i = 0; i < n; ++i) {
-        negative(p, y + i * n, n, scale(i));
-        y[i * (n + 1)] = of_diagonal[i];
-    }
+    negative_rows(p, y, n, scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i * (n + 1)] = of_diagonal[i];
 }
 
 // y[i, j] = p[i] * ((i == j) - p[j]).

@@ -48,6 +48,30 @@ template <class At>
     for (ptrdiff_t i = head + lines * line; i < n; ++i) y[i] = at(i);
 }
 
+// The rows `first` to `end` of a matrix, of n >= line elements each, row(i)(j) being one: lines that two rows share are written once.
+template <class Row>
+[[gnu::always_inline]] inline void stream_rows(float* y, ptrdiff_t n, ptrdiff_t first, ptrdiff_t end, Row row) {
+    float shared[line], values[line];
+    ptrdiff_t tail = 0;
+    for (ptrdiff_t i = first; i < end; ++i) {
+        auto at = row(i);
+        float* to = y + i * n;
+        ptrdiff_t head = -(reinterpret_cast<uintptr_t>(to) / sizeof(float)) % line;
+        for (ptrdiff_t j = 0; j < head; ++j) shared[line - head + j] = at(j);
+        if (i == first) std::copy_n(shared + line - head, head, to);
+        else if (head) stream_line(to + head - line, shared);
+        ptrdiff_t j = head;
+        for (; j + line <= n; j += line) {
+#pragma omp simd
+            for (ptrdiff_t l = 0; l < line; ++l) values[l] = at(j + l);
+            stream_line(to + j, values);
+        }
+        tail = n - j;
+        for (ptrdiff_t l = 0; l < tail; ++l) shared[l] = at(j + l);
+    }
+    std::copy_n(shared, tail, y + end * n - tail);
+}
+
 // What was streamed is there for other threads as well. (Those that share a row meet at a barrier, which does as much.)
 inline void end_streams() {
 #if defined(__SSE2__)
