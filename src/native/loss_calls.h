@@ -51,8 +51,10 @@ class ExactSum {
 public:
     void add(const double* values, npy_intp n) {
         npy_intp i = 0;
-        for (; i + lanes <= n; i += lanes)
+        for (; i + lanes <= n; i += lanes) {
+#pragma omp simd
             for (npy_intp l = 0; l < lanes; ++l) accumulate(high[l], low[l], values[i + l], 0);
+        }
         for (; i < n; ++i) accumulate(high[0], low[0], values[i], 0);
     }
     Pair total() const {
@@ -85,17 +87,21 @@ void set_value(PyArrayObject* a, npy_intp i, double value) {
 
 // The weight of all rows that count; false where an index is wrong.
 bool weigh(const Losses& losses, PyArrayObject* weight, npy_intp rows, npy_intp n, double& total) {
-    ExactSum sum;
     npy_intp counted = 0;
+    bool right = true;
     for (npy_intp i = 0; i < rows; ++i) {
-        int64_t index = losses.index[i];
-        if (index == losses.ignored) continue;
-        if (index < 0 || index >= n) return false;
-        ++counted;
-        double w = weight ? value_at(weight, index) : 0;
-        if (weight) sum.add(&w, 1);
+        bool counts = losses.index[i] != losses.ignored;
+        right &= !counts || static_cast<npy_uintp>(losses.index[i]) < static_cast<npy_uintp>(n);
+        counted += counts;
     }
-    total = weight ? sum.total().high + sum.total().low : static_cast<double>(counted);
+    total = static_cast<double>(counted);
+    if (!right || !weight) return right;
+    ExactSum sum;
+    for (npy_intp i = 0; i < rows; ++i) {
+        double w = losses.index[i] == losses.ignored ? 0 : value_at(weight, losses.index[i]);
+        sum.add(&w, 1);
+    }
+    total = sum.total().high + sum.total().low;
     return true;
 }
 

@@ -41,15 +41,16 @@ struct LossRows {
         for (ptrdiff_t first = 0, some; first < count; first += some) {
             some = std::min(count - first, block / n);
             if (powers.tame_powers(x + first * n, some * n, rate)) {
-                short_losses(first, some, powers, Shift<T>::none(), rate);
+                short_losses<true>(first, some, powers, Shift<T>::none(), rate);
                 continue;
             }
             for (ptrdiff_t r = first; r < first + some; ++r) {
-                T m = powers.maximum(x + r * n, n);
-                if (std::isfinite(m)) {
+                if (powers.tame_powers(x + r * n, n, rate)) {
+                    short_losses<true>(r, 1, powers, Shift<T>::none(), rate);
+                } else if (T m = powers.maximum(x + r * n, n); std::isfinite(m)) {
                     Shift<T> shift(m, rate);
                     powers.powers(x + r * n, n, shift, rate);
-                    short_losses(r, 1, powers, shift, rate);
+                    short_losses<false>(r, 1, powers, shift, rate);
                 } else if (!is_ignored(r)) {
                     has_no_maximum(r);
                 }
@@ -79,49 +80,50 @@ private:
         if (y) std::fill_n(y + r * n, n, nan);
     }
 
-    // Of some rows whose powers are known.
-    template <class Powers>
+    // Of some rows whose powers are known. All is relative to the maximum, or, where one index is all that is asked and the row
+    // tame, so that its power is a normal number, to that.
+    template <bool tame, class Powers>
     void short_losses(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate) {
-        double max[block], high[block], low[block], others_high[block], others_low[block], largest[block], largest_tail[block];
+        double reference[block], high[block], low[block], others_high[block], others_low[block], of_reference[block], its_tail[block];
         double all[block], all_low[block], distance[block], distance_low[block], x_t[block], weight[block], power_t[block], tail_t[block];
         double scale_high[block], scale_low[block], at_index[block];
-        bool asks_all = q || options.spread != 0;
+        bool one_hot = !q && options.spread == 0, refers_to_index = one_hot && tame;
         auto weights = static_cast<const T*>(options.weight);
         for (ptrdiff_t r = 0; r < some; ++r) {
-            max[r] = powers.maximum(x + (first + r) * n, n);
+            if (!refers_to_index) reference[r] = powers.maximum(x + (first + r) * n, n);
             Pair sum = powers.sum(r * n, n);
             high[r] = sum.high, low[r] = sum.low;
             all[r] = all_low[r] = distance[r] = distance_low[r] = 0;
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
             ptrdiff_t t = q || index[first + r] == options.ignored ? 0 : index[first + r], at = r * n + t;  // ignored: any
-            x_t[r] = q ? max[r] : x[first * n + at];
+            x_t[r] = q ? reference[r] : x[first * n + at];
+            if (refers_to_index) reference[r] = x_t[r];
             weight[r] = q ? 1 : weight_of(weights, t);
             power_t[r] = q ? 0 : powers.e[at];
             tail_t[r] = q || !has_tails ? 0 : powers.tail[at];
         }
 #pragma omp simd
         for (ptrdiff_t r = 0; r < some; ++r) {
-            put(largest[r], largest_tail[r], wide_power(static_cast<T>(max[r]), shift, rate));
-            put(others_high[r], others_low[r], without_largest(high[r], low[r], largest[r], largest_tail[r]));
+            put(of_reference[r], its_tail[r], wide_power(static_cast<T>(reference[r]), shift, rate));
+            put(others_high[r], others_low[r], without_reference(high[r], low[r], of_reference[r], its_tail[r]));
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
-            if (asks_all) {
-                Asked asked = asked_of(x + (first + r) * n, n, static_cast<T>(max[r]), target(first + r), 1);
+            if (!one_hot) {
+                Asked asked = asked_of(x + (first + r) * n, n, static_cast<T>(reference[r]), target(first + r), 1);
                 all[r] = asked.all.high, all_low[r] = asked.all.low;
                 distance[r] = asked.distance.high, distance_low[r] = asked.distance.low;
             }
-            if (!is_nearly_all<T>(largest[r], others_high[r])) continue;
-            auto others = powers.others(r * n, x + (first + r) * n, n, static_cast<T>(max[r]));
+            if (!is_nearly_all<T>(of_reference[r], others_high[r])) continue;
+            auto others = powers.others(r * n, x + (first + r) * n, n, static_cast<T>(reference[r]));
             others_high[r] = others.sum.high, others_low[r] = others.sum.low;
         }
         double kept = q ? 0 : options.kept, spread = options.spread, z_loss = options.z_loss, factor = options.factor;
-        bool one_hot = !q && spread == 0;
         double* to = loss + first;
 #pragma omp simd
         for (ptrdiff_t r = 0; r < some; ++r) {
             put(to[r], scale_high[r], scale_low[r], at_index[r],
-                outcome<T>(Summed{max[r], {high[r], low[r]}, {others_high[r], others_low[r]}, {largest[r], largest_tail[r]},
+                outcome<T>(Summed{reference[r], {high[r], low[r]}, {others_high[r], others_low[r]}, {of_reference[r], its_tail[r]},
                                   Asked{{all[r], all_low[r]}, {distance[r], distance_low[r]}}, x_t[r], weight[r], {power_t[r], tail_t[r]}},
                            kept, spread, z_loss, factor, one_hot));
         }
@@ -141,8 +143,8 @@ private:
         return {p.value, p.tail};
     }
 
-    [[gnu::always_inline]] static Power<double> without_largest(double high, double low, double largest, double tail) {
-        Pair others = without<T>(Pair{high, low}, Power<double>{largest, tail});
+    [[gnu::always_inline]] static Power<double> without_reference(double high, double low, double power, double tail) {
+        Pair others = without<T>(Pair{high, low}, Power<double>{power, tail});
         return {others.high, others.low};
     }
 };

@@ -256,12 +256,12 @@ void balance(T* y, ptrdiff_t n, ptrdiff_t k) {
     if (std::fabs(others + y[k]) > 2 * unit) y[k] = static_cast<T>(-others);
 }
 
-// What the loss of a row is made of, and its gradient: the sums of its powers, and of what is asked, and what is known of the
-// target's index (where there is none: the maximum, no power, and 1).
+// What the loss of a row is made of, and its gradient: the sums of its powers and of those but for the reference, the element that
+// all is relative to; of what is asked, and what is known of the target's index (where there is none: the reference, 1, no power).
 struct Summed {
-    double max;
+    double reference;
     Pair sum, others;
-    Power<double> largest;
+    Power<double> of_reference;
     Asked asked;
     double x, weight;
     Power<double> power;
@@ -277,18 +277,18 @@ struct Outcome {
 template <class T>
 [[gnu::always_inline]] inline Outcome outcome(Summed row, double kept, double spread, double z_loss, double factor, bool one_hot) {
     double scale_factor = one_hot ? factor : 1, sure_from = one_hot ? -1 : 0.5;
-    Pair log = log_of<T>(row.others, 1, row.largest);
+    Pair log = log_of<T>(row.others, 1, row.of_reference);
     double at_index = row.weight * kept, spread_at_index = row.weight * spread;
     Pair asked = plus<T>(row.asked.all, at_index, 0);
-    double all = rounded(asked), distance = at_index == 0 ? 0 : at_index * (row.max - row.x);
+    double all = rounded(asked), distance = at_index == 0 ? 0 : at_index * (row.reference - row.x);
     double infinite = row.asked.distance.high + distance;
     Pair loss = plus<T>(plus<T>(row.asked.distance, distance, 0), all * log.high, all * log.low);
-    double logsumexp = row.max + rounded(log), z = z_loss == 0 ? 0 : z_loss * row.weight * logsumexp;
+    double logsumexp = row.reference + rounded(log), z = z_loss == 0 ? 0 : z_loss * row.weight * logsumexp;
     Pair by = sizeof(T) == 4 ? Pair{1 / row.sum.high, 0} : reciprocal(row.sum), scale = times<T>(by, plus<T>(asked, 2 * z, 0));
     scale = times<T>(scale, {scale_factor, 0});
     // at the index all * p - a; above 1/2, what is asked of the others less all * (1 - p), 1 - p being their sum
     Pair p = times<T>(by, {row.power.value, row.power.tail}), but_index = without<T>(row.sum, row.power);
-    Pair less = times<T>(by, row.x == row.max ? row.others : but_index), all_less = times<T>(asked, less);
+    Pair less = times<T>(by, row.x == row.reference ? row.others : but_index), all_less = times<T>(asked, less);
     Pair asked_of_others = plus<T>(row.asked.all, -spread_at_index, 0);
     double sure = rounded(plus<T>(asked_of_others, -all_less.high, -all_less.low));
     double unsure = rounded(plus<T>(plus<T>(times<T>(asked, p), -at_index, 0), -spread_at_index, 0));

@@ -6,6 +6,9 @@
 
 namespace {
 
+// Sums of more elements run in lanes.
+constexpr ptrdiff_t few = 15;
+
 // The first i with p[i] == m; n where there is none.
 template <class T>
 ptrdiff_t first_equal(const T* p, ptrdiff_t n, T m) {
@@ -130,24 +133,32 @@ inline Weighted short_weighted(const float* p, const float* v, ptrdiff_t n, doub
     return {(sum + sum_1) + (sum_2 + sum_3), (weight + weight_1) + (weight_2 + weight_3)};
 }
 
+// Of n > few elements. The last vector goes over some again, which do not count then.
 inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r) {
     double sum[lanes] = {}, weight[lanes] = {};
-    ptrdiff_t whole = n / lanes * lanes;
-    for (ptrdiff_t i = 0; i < whole; i += lanes) {
+    ptrdiff_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) {
             double w = p[i + l];
             sum[l] += w * (v[i + l] - v_r), weight[l] += w;
         }
     }
+    if (i < n) {
+        ptrdiff_t last = n - lanes, again = i - last;
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) {
+            double w = l < again ? 0 : p[last + l];
+            sum[l] += w * (v[last + l] - v_r), weight[l] += w;
+        }
+    }
     fold_sum<lanes / 2>(sum);
     fold_sum<lanes / 2>(weight);
-    Weighted rest = short_weighted(p + whole, v + whole, n - whole, v_r);
-    return {sum[0] + rest.sum, weight[0] + rest.weight};
+    return {sum[0], weight[0]};
 }
 
 inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r, int threads) {
-    if (n <= short_row) return short_weighted(p, v, n, v_r);
+    if (n <= few) return short_weighted(p, v, n, v_r);
     if (n <= chunk) return weighted(p, v, n, v_r);
     Weighted all{0, 0};
     add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return weighted(p + from, v + from, length, v_r); },
@@ -189,7 +200,7 @@ bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads
     Weighted all = weighted(p, v, n, v_r, threads);
     double mean = all.sum / all.weight;
     if (!std::isfinite(mean)) return false;
-    if (n <= short_row) {
+    if (n <= few) {
         fast_chunk<function>(p, v, y, n, v_r, mean);
         return true;
     }

@@ -14,7 +14,7 @@ constexpr ptrdiff_t middle_row = sizeof(T) == 8 ? block : block / 2;
 
 // The largest element, NaN passed over.
 template <class T>
-T short_maximum(const T* x, ptrdiff_t n) {
+[[gnu::always_inline]] inline T short_maximum(const T* x, ptrdiff_t n) {
     constexpr ptrdiff_t width = 4;
     T m[width];
     for (ptrdiff_t l = 0; l < width; ++l) m[l] = -std::numeric_limits<T>::infinity();
