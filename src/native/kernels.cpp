@@ -245,6 +245,12 @@ bool half_rows(const Rows& r) {
 template <Function function, class T>
 bool derivatives(const Rows& r) {
     ptrdiff_t n = r.n, results = function == SOFTMAX_JACOBIAN || function == LOG_SOFTMAX_JACOBIAN ? n * n : n;
+    if constexpr ((function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP) && sizeof(T) == 4)
+        if (n < long_product) {
+            auto from = [&](const void* a) { return static_cast<const float*>(a) + r.first * n; };
+            short_products<function>(from(r.x), from(r.v), static_cast<float*>(r.y) + r.first * n, n, r.count);
+            return false;
+        }
     for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
         auto row = [=](const void* a) { return static_cast<const T*>(a) + i * n; };
         auto y = static_cast<T*>(r.y) + i * results;

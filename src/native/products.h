@@ -9,6 +9,9 @@ namespace {
 // Sums of more elements run in lanes.
 constexpr ptrdiff_t few = 15;
 
+// Shorter rows are computed some at a time, and not written past the caches: too many of their lines are shared with a neighbour.
+constexpr ptrdiff_t long_product = 256;
+
 // The first i with p[i] == m; n where there is none.
 template <class T>
 ptrdiff_t first_equal(const T* p, ptrdiff_t n, T m) {
@@ -193,6 +196,11 @@ void fast_stream(const float* p, const float* v, float* y, ptrdiff_t n, float c,
     stream(y, n, from_end, [=](ptrdiff_t i) { return product_of<function>(p[i], (v[i] - c) - mean); });
 }
 
+// c + rest is what the elements of a row of v are less than: v_r and the mean of v - v_r.
+[[gnu::always_inline]] inline void put(float& c, float& rest, double v_r, double mean) {
+    c = static_cast<float>(v_r + mean), rest = static_cast<float>((v_r - c) + mean);
+}
+
 // A row of float32; false where v is not finite, or no element counts.
 template <Function function>
 bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads, bool streams) {
@@ -200,11 +208,8 @@ bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads
     Weighted all = weighted(p, v, n, v_r, threads);
     double mean = all.sum / all.weight;
     if (!std::isfinite(mean)) return false;
-    if (n <= few) {
-        fast_chunk<function>(p, v, y, n, v_r, mean);
-        return true;
-    }
-    float c = static_cast<float>(v_r + mean), rest = static_cast<float>((v_r - c) + mean);
+    float c, rest;
+    put(c, rest, v_r, mean);
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         (streams ? fast_stream<function> : fast_chunk<function, float>)(p + from, v + from, y + from, length, c, rest);
     });
@@ -229,6 +234,33 @@ void product_with_jacobian(const T* p, const T* v, T* y, ptrdiff_t n, int thread
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         product_chunk<function>(p + from, v + from, y + from, length, v_k, mean);
     });
+}
+
+// Short rows, some at a time: what depends on their sums, and takes long, is computed for all of them at once.
+template <Function function>
+void short_products(const float* p, const float* v, float* y, ptrdiff_t n, ptrdiff_t count) {
+    constexpr ptrdiff_t at_a_time = 16;
+    double v_r[at_a_time], mean[at_a_time];
+    float c[at_a_time], rest[at_a_time];
+    Weighted all[at_a_time];
+    for (ptrdiff_t some; count > 0; count -= some, p += some * n, v += some * n, y += some * n) {
+        some = std::min(at_a_time, count);
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            v_r[r] = v[r * n + first_with_weight(p + r * n, n)];
+            all[r] = weighted(p + r * n, v + r * n, n, v_r[r], 1);
+        }
+#pragma omp simd
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            mean[r] = all[r].sum / all[r].weight;
+            put(c[r], rest[r], v_r[r], mean[r]);
+        }
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            ptrdiff_t at = r * n;
+            if (!std::isfinite(mean[r])) product_with_jacobian<function>(p + at, v + at, y + at, n, 1, false);
+            else if (n <= few) fast_chunk<function>(p + at, v + at, y + at, n, v_r[r], mean[r]);
+            else fast_chunk<function>(p + at, v + at, y + at, n, c[r], rest[r]);
+        }
+    }
 }
 
 // The sum of p * (v - v_k) * (u - u_k).
@@ -343,7 +375,7 @@ void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, boo
         if constexpr (sizeof(T) == 8) {
             log_softmax_vjp_chunk(p + from, v + from, y + from, length, sum);
         } else {
-            auto put = streams ? log_softmax_vjp_stream : log_softmax_vjp_chunk<float, float>;
+            auto put = streams && n >= long_product ? log_softmax_vjp_stream : log_softmax_vjp_chunk<float, float>;
             put(p + from, v + from, y + from, length, static_cast<float>(sum.high));
         }
     });
