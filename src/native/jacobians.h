@@ -59,10 +59,11 @@ void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scal
     if (n >= size / 16) {
         constexpr ptrdiff_t some = 16;
         each((n + some - 1) / some, threads, [=](ptrdiff_t group) {
-            stream_rows(y, n, group * some, std::min((group + 1) * some, n), [=](ptrdiff_t i) {
+            Stream stream;
+            for (ptrdiff_t i = group * some; i < std::min((group + 1) * some, n); ++i) {
                 float factor = scale(i), of_diagonal = static_cast<float>(diagonal(i));
-                return [=](ptrdiff_t j) { return j == i ? of_diagonal : 0 - factor * p[j]; };
-            });
+                stream.write(y + i * n, n, false, [=](ptrdiff_t j) { return j == i ? of_diagonal : 0 - factor * p[j]; });
+            }
         });
         return;
     }
@@ -74,7 +75,7 @@ void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scal
             negative(p, rows + i * n, n, scale(from + i));
             rows[i * n + from + i] = static_cast<float>(diagonal(from + i));
         }
-        stream(y + from * n, count * n, false, [&](ptrdiff_t i) { return rows[i]; });
+        Stream().write(y + from * n, count * n, false, [&](ptrdiff_t i) { return rows[i]; });
     });
 }
 

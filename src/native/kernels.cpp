@@ -251,11 +251,12 @@ bool derivatives(const Rows& r) {
             short_products<function>(from(r.x), from(r.v), static_cast<float*>(r.y) + r.first * n, n, r.count);
             return false;
         }
+    Stream stream;
     for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
         auto row = [=](const void* a) { return static_cast<const T*>(a) + i * n; };
         auto y = static_cast<T*>(r.y) + i * results;
         if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP)
-            product_with_jacobian<function>(row(r.x), row(r.v), y, n, r.threads, r.streams);
+            product_with_jacobian<function>(row(r.x), row(r.v), y, n, r.threads, r.streams ? &stream : nullptr);
         else if constexpr (function == SOFTMAX_VJP_DERIVATIVE) softmax_vjp_derivative(row(r.x), row(r.v), row(r.u), y, n, r.threads);
         else if constexpr (function == SOFTMAX_JACOBIAN) softmax_jacobian(row(r.x), y, n, r.threads, r.streams);
         else if constexpr (function == SOFTMAX_JACOBIAN_DIAGONAL) softmax_jacobian_diagonal(row(r.x), y, n);

@@ -69,6 +69,7 @@ struct Lanes {
         ptrdiff_t whole = n / lanes * lanes;
         add(e, tail, whole);
         e += whole, tail += whole, n -= whole;
+        if (n == 0) return;
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) add(l, l < n ? e[l] : 0, l < n ? tail[l] : 0);
     }

@@ -191,9 +191,9 @@ void fast_chunk(const float* p, const float* v, float* y, ptrdiff_t n, Work c, W
 }
 
 template <Function function>
-void fast_stream(const float* p, const float* v, float* y, ptrdiff_t n, float c, float mean) {
+void fast_stream(Stream& stream, const float* p, const float* v, float* y, ptrdiff_t n, float c, float mean) {
     bool from_end = is_just_ahead(y, p) || is_just_ahead(y, v);
-    stream(y, n, from_end, [=](ptrdiff_t i) { return product_of<function>(p[i], (v[i] - c) - mean); });
+    stream.write(y, n, from_end, [=](ptrdiff_t i) { return product_of<function>(p[i], (v[i] - c) - mean); });
 }
 
 // c + rest is what the elements of a row of v are less than: v_r and the mean of v - v_r.
@@ -201,18 +201,22 @@ void fast_stream(const float* p, const float* v, float* y, ptrdiff_t n, float c,
     c = static_cast<float>(v_r + mean), rest = static_cast<float>((v_r - c) + mean);
 }
 
-// A row of float32; false where v is not finite, or no element counts.
+// A row of float32, written to the stream if there is one; false where v is not finite, or no element counts.
 template <Function function>
-bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads, bool streams) {
+bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads, Stream* stream) {
     double v_r = v[first_with_weight(p, n)];
     Weighted all = weighted(p, v, n, v_r, threads);
     double mean = all.sum / all.weight;
     if (!std::isfinite(mean)) return false;
     float c, rest;
     put(c, rest, v_r, mean);
-    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        (streams ? fast_stream<function> : fast_chunk<function, float>)(p + from, v + from, y + from, length, c, rest);
-    });
+    if (stream && threads <= 1) fast_stream<function>(*stream, p, v, y, n, c, rest);
+    else
+        each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+            if (!stream) return fast_chunk<function>(p + from, v + from, y + from, length, c, rest);
+            Stream of_chunk;
+            fast_stream<function>(of_chunk, p + from, v + from, y + from, length, c, rest);
+        });
     return true;
 }
 
@@ -225,9 +229,9 @@ void product_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, double mean
 // y = p * (v - sum(p * v)) = p * (h - sum(p * h)), h = v - v[k]: what all of v have in common drops out exactly.
 // Of log_softmax_jvp, y = h - sum(p * h).
 template <Function function, class T>
-void product_with_jacobian(const T* p, const T* v, T* y, ptrdiff_t n, int threads, bool streams) {
+void product_with_jacobian(const T* p, const T* v, T* y, ptrdiff_t n, int threads, Stream* stream) {
     if constexpr (sizeof(T) == 4)
-        if (fast_row<function>(p, v, y, n, threads, streams)) return;
+        if (fast_row<function>(p, v, y, n, threads, stream)) return;
     ptrdiff_t k = largest(p, n);
     T v_k = counted(p[k], v[k]);
     double mean = rounded(weighted_mean(p, v, n, v_k, threads));
@@ -256,7 +260,7 @@ void short_products(const float* p, const float* v, float* y, ptrdiff_t n, ptrdi
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
             ptrdiff_t at = r * n;
-            if (!std::isfinite(mean[r])) product_with_jacobian<function>(p + at, v + at, y + at, n, 1, false);
+            if (!std::isfinite(mean[r])) product_with_jacobian<function>(p + at, v + at, y + at, n, 1, nullptr);
             else if (n <= few) fast_chunk<function>(p + at, v + at, y + at, n, v_r[r], mean[r]);
             else fast_chunk<function>(p + at, v + at, y + at, n, c[r], rest[r]);
         }
@@ -360,7 +364,7 @@ void log_softmax_vjp_chunk(const T* p, const T* v, T* y, ptrdiff_t n, Sum sum) {
 }
 
 inline void log_softmax_vjp_stream(const float* p, const float* v, float* y, ptrdiff_t n, float sum) {
-    stream(y, n, is_just_ahead(y, p) || is_just_ahead(y, v), [=](ptrdiff_t i) { return less_share(p[i], v[i], sum); });
+    Stream().write(y, n, is_just_ahead(y, p) || is_just_ahead(y, v), [=](ptrdiff_t i) { return less_share(p[i], v[i], sum); });
 }
 
 // y = v - p * sum(v); at a p above 1/2, (sum of the other p) * v - p * (sum of the other v).

@@ -30,47 +30,45 @@ inline bool is_just_ahead(const float* y, const float* x) {
     return (reinterpret_cast<uintptr_t>(y) - reinterpret_cast<uintptr_t>(x)) % 4096 < 1024;
 }
 
-// y[i] = at(i) for i < n, from the start or the end.
-template <class At>
-[[gnu::always_inline]] inline void stream(float* y, ptrdiff_t n, bool from_end, At at) {
-    ptrdiff_t head = std::min<ptrdiff_t>(n, -(reinterpret_cast<uintptr_t>(y) / sizeof(float)) % line), lines = (n - head) / line;
-    auto write_line = [=](ptrdiff_t i) __attribute__((always_inline)) {
-        float values[line];
-#pragma omp simd
-        for (ptrdiff_t l = 0; l < line; ++l) values[l] = at(i + l);
-        stream_line(y + i, values);
-    };
-    if (from_end)
-        for (ptrdiff_t k = lines - 1; k >= 0; --k) write_line(head + k * line);
-    else
-        for (ptrdiff_t k = 0; k < lines; ++k) write_line(head + k * line);
-    for (ptrdiff_t i = 0; i < head; ++i) y[i] = at(i);
-    for (ptrdiff_t i = head + lines * line; i < n; ++i) y[i] = at(i);
-}
+// Writes rows, one after the other. A line that two rows share is written once.
+class Stream {
+    float shared[line];
+    ptrdiff_t tail = 0;  // so many of its elements are not written yet,
+    float* end = nullptr;  // the last ones before this
 
-// The rows `first` to `end` of a matrix, of n >= line elements each, row(i)(j) being one: lines that two rows share are written once.
-template <class Row>
-[[gnu::always_inline]] inline void stream_rows(float* y, ptrdiff_t n, ptrdiff_t first, ptrdiff_t end, Row row) {
-    float shared[line], values[line];
-    ptrdiff_t tail = 0;
-    for (ptrdiff_t i = first; i < end; ++i) {
-        auto at = row(i);
-        float* to = y + i * n;
-        ptrdiff_t head = -(reinterpret_cast<uintptr_t>(to) / sizeof(float)) % line;
-        for (ptrdiff_t j = 0; j < head; ++j) shared[line - head + j] = at(j);
-        if (i == first) std::copy_n(shared + line - head, head, to);
-        else if (head) stream_line(to + head - line, shared);
-        ptrdiff_t j = head;
-        for (; j + line <= n; j += line) {
-#pragma omp simd
-            for (ptrdiff_t l = 0; l < line; ++l) values[l] = at(j + l);
-            stream_line(to + j, values);
-        }
-        tail = n - j;
-        for (ptrdiff_t l = 0; l < tail; ++l) shared[l] = at(j + l);
+    void flush() {
+        std::copy_n(shared, tail, end - tail);
+        tail = 0;
     }
-    std::copy_n(shared, tail, y + end * n - tail);
-}
+
+public:
+    ~Stream() { flush(); }
+
+    // y[i] = at(i) for i < n, from the start or the end.
+    template <class At>
+    [[gnu::always_inline]] inline void write(float* y, ptrdiff_t n, bool from_end, At at) {
+        ptrdiff_t head = std::min<ptrdiff_t>(n, -(reinterpret_cast<uintptr_t>(y) / sizeof(float)) % line), lines = (n - head) / line;
+        if (y != end) flush();
+        float* to = tail ? shared + tail : y;
+        for (ptrdiff_t i = 0; i < head; ++i) to[i] = at(i);
+        if (tail) tail += head;
+        if (tail == line) stream_line(y + head - line, shared), tail = 0;
+        auto write_line = [=](ptrdiff_t i) __attribute__((always_inline)) {
+            float values[line];
+#pragma omp simd
+            for (ptrdiff_t l = 0; l < line; ++l) values[l] = at(i + l);
+            stream_line(y + i, values);
+        };
+        if (from_end)
+            for (ptrdiff_t k = lines - 1; k >= 0; --k) write_line(head + k * line);
+        else
+            for (ptrdiff_t k = 0; k < lines; ++k) write_line(head + k * line);
+        ptrdiff_t rest = head + lines * line;
+        for (ptrdiff_t i = rest; i < n; ++i) shared[i - rest] = at(i);
+        if (rest < n) tail = n - rest;
+        end = y + n;
+    }
+};
 
 // What was streamed is there for other threads as well. (Those that share a row meet at a barrier, which does as much.)
 inline void end_streams() {
