@@ -62,7 +62,13 @@ void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scal
             Stream stream;
             for (ptrdiff_t i = group * some; i < std::min((group + 1) * some, n); ++i) {
                 float factor = scale(i), of_diagonal = static_cast<float>(diagonal(i));
-                stream.write(y + i * n, n, false, [=](ptrdiff_t j) { return j == i ? of_diagonal : 0 - factor * p[j]; });
+                auto write = [&](ptrdiff_t from, ptrdiff_t length) {
+                    const float* columns = p + from;
+                    stream.write(y + i * n + from, length, false, [=](ptrdiff_t j) { return 0 - factor * columns[j]; });
+                };
+                write(0, i);
+                stream.write(y + i * (n + 1), 1, false, [=](ptrdiff_t) { return of_diagonal; });
+                write(i + 1, n - i - 1);
             }
         });
         return;
@@ -75,7 +81,8 @@ void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scal
             negative(p, rows + i * n, n, scale(from + i));
             rows[i * n + from + i] = static_cast<float>(diagonal(from + i));
         }
-        Stream().write(y + from * n, count * n, false, [&](ptrdiff_t i) { return rows[i]; });
+        // without the 0, GCC copies 16 bytes at a time, for which the load of a vector then waits
+        Stream().write(y + from * n, count * n, false, [&](ptrdiff_t i) { return 0 + rows[i]; });
     });
 }
 
