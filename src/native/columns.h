@@ -23,7 +23,10 @@ struct Columns {
     using Work = std::conditional_t<is_short, double, T>;
     using Bits = typename Format<T>::Bits;
     static constexpr bool wider = sizeof(T) < sizeof(Work);
-    static constexpr ptrdiff_t width = is_short ? 64 : 512, lanes = is_short ? 4 : 16, kept = is_short ? short_row : 1;
+    static constexpr ptrdiff_t width = is_short ? 256 : 1024, lanes = is_short ? 4 : 16, kept = is_short ? short_row : 1;
+
+    // So many columns of n elements go well together: the powers of short ones should stay near.
+    static ptrdiff_t at_a_time(ptrdiff_t n) { return is_short ? std::clamp<ptrdiff_t>(8192 / n / 64 * 64, 64, width) : width; }
 
     const T* x;
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart

@@ -157,7 +157,7 @@ bool columns(const Rows& r) {
     bool invalid = false;
     for (ptrdiff_t at = r.first, count; at < r.first + r.count; at += count) {
         ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
-        count = std::min({Columns<T, is_short>::width, r.after - column, r.first + r.count - at});
+        count = std::min({Columns<T, is_short>::at_a_time(r.n), r.after - column, r.first + r.count - at});
         auto x = static_cast<const T*>(r.x) + offset;
         auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? at : offset);
         const double* temperature = r.temperature + at * r.temperature_stride;
