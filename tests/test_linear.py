@@ -103,10 +103,10 @@ def test_types(rng: np.random.Generator) -> None:
 
 
 def test_memory_grows_with_the_block(rng: np.random.Generator) -> None:
-    hidden = rng.standard_normal((2000, 16), np.float32)
-    weight, t = rng.standard_normal((20_000, 16), np.float32), rng.integers(0, 20_000, 2000)
+    hidden = rng.standard_normal((4000, 16), np.float32)
+    weight, t = rng.standard_normal((20_000, 16), np.float32), rng.integers(0, 20_000, 4000)
     out = (np.empty_like(hidden), np.empty_like(weight))
-    logits = 2000 * 20_000 * 4
+    logits = 4000 * 20_000 * 4
     tracemalloc.start()
     fsm.linear_cross_entropy(hidden, weight, t, return_grad=True, out=out)
     peak = tracemalloc.get_traced_memory()[1]

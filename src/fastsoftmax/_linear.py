@@ -18,7 +18,7 @@ from fastsoftmax._arguments import (
 from fastsoftmax._loss_rows import Block, Losses, Total
 from fastsoftmax._losses import Reduction, check_reduction, divisor
 
-_BLOCK = 1 << 25  # bytes of logits that exist at a time
+_BLOCK = 44 << 20  # bytes of logits that exist at a time
 _TILE = 1 << 21  # bytes of the gradient of the weight that are added up at a time, in a cache
 
 
@@ -75,7 +75,7 @@ def linear_cross_entropy(
 
     Notes
     -----
-    The products are NumPy's, and rounded as these are. 32 MiB of logits exist at a time, or those
+    The products are NumPy's, and rounded as these are. 44 MiB of logits exist at a time, or those
     of one row, and their gradient takes their place. The method, for GPUs: P.-L. Hsu et
     al., "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989; E. Wijmans et
     al., "Cut Your Losses in Large-Vocabulary Language Models", arXiv:2411.09009.

@@ -174,7 +174,8 @@ PyObject* plain_cross_entropy(PyObject* const* args) {
     if (losses.index && !weigh(losses, weight, rows, n, total)) Py_RETURN_NONE;
     losses.factor = mean ? 1 / total : 1;
 
-    npy_intp step = std::clamp<npy_intp>((1 << 22) / n, 1, 1 << 16);
+    // on one thread, the losses of some rows should stay near
+    npy_intp most = threads_for(rows * n) == 1 ? 1 << 13 : 1 << 16, step = std::clamp<npy_intp>((1 << 22) / n, 1, most);
     PyObject* grad = !with_grad ? nullptr : out == Py_None ? PyArray_SimpleNew(ndim, PyArray_DIMS(x), PyArray_TYPE(x)) : Py_NewRef(out);
     PyObject* result = PyArray_SimpleNew(none ? ndim - 1 : 0, PyArray_DIMS(x), PyArray_TYPE(x));
     losses.loss = static_cast<double*>(PyMem_RawMalloc(std::min(rows, step) * sizeof(double)));
