@@ -194,7 +194,10 @@ def test_at_the_bound_of_tame_rows(
 
 def test_columns_of_every_kind(rng: np.random.Generator) -> None:
     """A middle axis, as it lies or transposed, tame or not, against contiguous rows."""
-    lengths, widths = [1, 2, 17, 40, 63, 64, 65, 257, 600], [1, 3, 7, 8, 9, 64, 65, 257, 1025, 1100]
+    lengths, widths = (
+        [1, 2, 17, 40, 63, 64, 65, 257, 600],
+        [1, 3, 7, 8, 9, 64, 65, 257, 513, 600, 1025, 1100],
+    )
     for _ in range(150):
         shape = (2, int(rng.choice(lengths)), int(rng.choice(widths)))
         dtype = rng.choice([np.float32, np.float64])

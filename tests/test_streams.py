@@ -54,7 +54,7 @@ def test_products(name: str, n: int, offset: int, rng: np.random.Generator) -> N
 
 @pytest.mark.parametrize("name", JACOBIANS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n", [1, 3, 8, 10, 16, 17, 100, 255, 256, 1003, 3000])
+@pytest.mark.parametrize("n", [1, 3, 8, 10, 16, 17, 100, 255, 256, 511, 512, 1003, 3000])
 def test_jacobians(name: str, dtype: type, n: int, rng: np.random.Generator) -> None:
     rows = LARGE // np.dtype(dtype).itemsize // n**2 + 1
     p = fsm.softmax(rng.standard_normal((rows, n)).astype(dtype))

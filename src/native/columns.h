@@ -6,18 +6,6 @@
 
 namespace {
 
-// The largest magnitude.
-template <class T>
-Magnitude<T> farthest(const T* x, ptrdiff_t n) {
-    Magnitude<T> m = 0;
-#pragma omp simd reduction(max : m)
-    for (ptrdiff_t i = 0; i < n; ++i) {
-        Magnitude<T> far = magnitude(x[i]);
-        m = far > m ? far : m;
-    }
-    return m;
-}
-
 template <class T, bool is_short>
 struct Columns {
     using Work = std::conditional_t<is_short, double, T>;

@@ -26,29 +26,33 @@ private:
 
 constexpr ptrdiff_t eight = 8;
 
-// y[j] = -(scale * p[j]): of short rows by eights, the last of which go over some again, which is faster than an end of their own.
+// y[j] = -(scale * p[j]).
 template <class T>
 [[gnu::always_inline]] inline void negative(const T* p, T* y, ptrdiff_t n, T scale) {
-    auto put = [=](ptrdiff_t from, ptrdiff_t length) __attribute__((always_inline)) {
 #pragma omp simd
-        for (ptrdiff_t j = from; j < from + length; ++j) y[j] = 0 - scale * p[j];
-    };
-    if (n < eight || n > short_row) return put(0, n);
-    for (ptrdiff_t j = 0; j + eight <= n; j += eight) put(j, eight);
-    put(n - eight, eight);
+    for (ptrdiff_t j = 0; j < n; ++j) y[j] = 0 - scale * p[j];
+}
+
+// The same of a row: a short one by eights, the last of which go over some again, which is faster than an end of their own.
+template <class T>
+[[gnu::always_inline]] inline void negative_row(const T* p, T* y, ptrdiff_t n, T scale) {
+    if (n < eight || n > short_row) return negative(p, y, n, scale);
+    for (ptrdiff_t j = 0; j + eight <= n; j += eight) negative(p + j, y + j, eight, scale);
+    negative(p + n - eight, y + n - eight, eight, scale);
 }
 
 // The same of all rows of a matrix, scale(i) that of row i: where two columns of eights are enough, one after the other.
 template <class T, class Scale>
 [[gnu::always_inline]] inline void negative_rows(const T* p, T* y, ptrdiff_t n, Scale scale) {
     if (n < eight || n > 2 * eight) {
-        for (ptrdiff_t i = 0; i < n; ++i) negative(p, y + i * n, n, scale(i));
+        for (ptrdiff_t i = 0; i < n; ++i) negative_row(p, y + i * n, n, scale(i));
         return;
     }
-    for (ptrdiff_t from : {ptrdiff_t{0}, n - eight}) {
+    for (ptrdiff_t from = 0; from < n; from += eight) {
+        ptrdiff_t first = std::min(from, n - eight);
         T column[eight];
-        std::copy_n(p + from, eight, column);
-        for (ptrdiff_t i = 0; i < n; ++i) negative(column, y + i * n + from, eight, scale(i));
+        std::copy_n(p + first, eight, column);
+        for (ptrdiff_t i = 0; i < n; ++i) negative(column, y + i * n + first, eight, scale(i));
     }
 }
 
@@ -78,7 +82,7 @@ void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scal
         float rows[size];
         ptrdiff_t from = group * some, count = std::min(some, n - from);
         for (ptrdiff_t i = 0; i < count; ++i) {
-            negative(p, rows + i * n, n, scale(from + i));
+            negative_row(p, rows + i * n, n, scale(from + i));
             rows[i * n + from + i] = static_cast<float>(diagonal(from + i));
         }
         // without the 0, GCC copies 16 bytes at a time, for which the load of a vector then waits
@@ -93,7 +97,7 @@ void outer(const T* p, T* y, ptrdiff_t n, int threads, bool streams, Scale scale
         if (streams) return outer_stream(p, y, n, threads, scale, diagonal);
     if (n > short_row)
         return each(n, threads, [=](ptrdiff_t i) {
-            negative(p, y + i * n, n, scale(i));
+            negative_row(p, y + i * n, n, scale(i));
             y[i * (n + 1)] = static_cast<T>(diagonal(i));
         });
     T of_diagonal[short_row];

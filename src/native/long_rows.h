@@ -40,6 +40,18 @@ T maximum(const T* x, ptrdiff_t n) {
     return m[0];
 }
 
+// The largest magnitude.
+template <class T>
+Magnitude<T> farthest(const T* x, ptrdiff_t n) {
+    Magnitude<T> m = 0;
+#pragma omp simd reduction(max : m)
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        Magnitude<T> far = magnitude(x[i]);
+        m = far > m ? far : m;
+    }
+    return m;
+}
+
 // The sum of the sums part(from, length) of the chunks of n elements.
 template <class Part>
 Pair sum_chunks(ptrdiff_t n, int threads, Part part) {

@@ -41,16 +41,16 @@ struct LossRows {
         for (ptrdiff_t first = 0, some; first < count; first += some) {
             some = std::min(count - first, block / n);
             if (powers.tame_powers(x + first * n, some * n, rate)) {
-                short_losses<true>(first, some, powers, Shift<T>::none(), rate);
+                short_losses(first, some, powers, Shift<T>::none(), rate, true);
                 continue;
             }
             for (ptrdiff_t r = first; r < first + some; ++r) {
-                if (powers.tame_powers(x + r * n, n, rate)) {
-                    short_losses<true>(r, 1, powers, Shift<T>::none(), rate);
-                } else if (T m = powers.maximum(x + r * n, n); std::isfinite(m)) {
-                    Shift<T> shift(m, rate);
+                T m = powers.maximum(x + r * n, n);
+                if (std::isfinite(m)) {
+                    bool tame = std::fabs(m) <= rate.tame && farthest(x + r * n, n) <= magnitude(rate.tame);
+                    Shift<T> shift = tame ? Shift<T>::none() : Shift<T>(m, rate);
                     powers.powers(x + r * n, n, shift, rate);
-                    short_losses<false>(r, 1, powers, shift, rate);
+                    short_losses(r, 1, powers, shift, rate, tame);
                 } else if (!is_ignored(r)) {
                     has_no_maximum(r);
                 }
@@ -82,8 +82,8 @@ private:
 
     // Of some rows whose powers are known. All is relative to the maximum, or, where one index is all that is asked and the row
     // tame, so that its power is a normal number, to that.
-    template <bool tame, class Powers>
-    void short_losses(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate) {
+    template <class Powers>
+    void short_losses(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate, bool tame) {
         double reference[block], high[block], low[block], others_high[block], others_low[block], of_reference[block], its_tail[block];
         double all[block], all_low[block], distance[block], distance_low[block], x_t[block], weight[block], power_t[block], tail_t[block];
         double scale_high[block], scale_low[block], at_index[block];

@@ -210,13 +210,11 @@ bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads
     if (!std::isfinite(mean)) return false;
     float c, rest;
     put(c, rest, v_r, mean);
-    if (stream && threads <= 1) fast_stream<function>(*stream, p, v, y, n, c, rest);
-    else
-        each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-            if (!stream) return fast_chunk<function>(p + from, v + from, y + from, length, c, rest);
-            Stream of_chunk;
-            fast_stream<function>(of_chunk, p + from, v + from, y + from, length, c, rest);
-        });
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        if (!stream) return fast_chunk<function>(p + from, v + from, y + from, length, c, rest);
+        Stream of_chunk;  // where threads share the row
+        fast_stream<function>(threads > 1 ? of_chunk : *stream, p + from, v + from, y + from, length, c, rest);
+    });
     return true;
 }
 
