@@ -112,6 +112,18 @@ def test_vjp_error_of_long_rows(dtype: type, n: int, rng: np.random.Generator) -
     assert errors.max() <= 1.6
 
 
+@pytest.mark.parametrize("n", [10, 16, 64, 300, 1000])
+def test_float32_products_are_rounded_twice(n: int, rng: np.random.Generator) -> None:
+    """The difference from the mean, and its product with the p that is given, taken as exact."""
+    p = fsm.softmax(3 * rng.standard_normal((100_000 // n, n), np.float32))
+    g = rng.standard_normal(p.shape, np.float32)
+    wide = widen(p)
+    mean = (wide * g).sum(axis=1, keepdims=True) / wide.sum(axis=1, keepdims=True)
+    exact = wide * (g - mean)
+    errors = np.abs(fsm.softmax_vjp(p, g) - exact) / spacing(np.abs(exact), np.dtype(np.float32))
+    assert errors.max() <= 1.51
+
+
 @every_precision
 def test_jacobian_is_symmetric_to_the_bit(dtype: type, rng: np.random.Generator) -> None:
     for n in (1, 2, 5, 17, 64, 100):

@@ -184,16 +184,23 @@ template <Function function, class T, class Work>
     else return p == 0 ? 0 : static_cast<T>(h);
 }
 
+// The same of h = d - rest: in float32, where rest is less than a unit of d or so, h is not rounded a second time.
 template <Function function, class Work>
-void fast_chunk(const float* p, const float* v, float* y, ptrdiff_t n, Work c, Work mean) {
+[[gnu::always_inline]] inline float product_of(float p, Work d, Work rest) {
+    if constexpr (function == SOFTMAX_VJP && sizeof(Work) == 4) return fma(p, d, -(p * rest));
+    else return product_of<function>(p, d - rest);
+}
+
+template <Function function, class Work>
+void fast_chunk(const float* p, const float* v, float* y, ptrdiff_t n, Work c, Work rest) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = product_of<function>(p[i], (v[i] - c) - mean);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = product_of<function>(p[i], v[i] - c, rest);
 }
 
 template <Function function>
-void fast_stream(Stream& stream, const float* p, const float* v, float* y, ptrdiff_t n, float c, float mean) {
+void fast_stream(Stream& stream, const float* p, const float* v, float* y, ptrdiff_t n, float c, float rest) {
     bool from_end = is_just_ahead(y, p) || is_just_ahead(y, v);
-    stream.write(y, n, from_end, [=](ptrdiff_t i) { return product_of<function>(p[i], (v[i] - c) - mean); });
+    stream.write(y, n, from_end, [=](ptrdiff_t i) { return product_of<function>(p[i], v[i] - c, rest); });
 }
 
 // c + rest is what the elements of a row of v are less than: v_r and the mean of v - v_r.
