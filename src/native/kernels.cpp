@@ -57,23 +57,36 @@ struct Call {
         Inverse<T> inverse(*temperature);
         for (; count--; advance(1)) {
             if (stride) rate = Rate<T>(*temperature), inverse = Inverse<T>(*temperature);
-            if constexpr (function == SOFTMAX) {
-                if (tame_softmax_row(x, y, n, rate, threads)) continue;
-            } else {
-                TameLog<T> row(x, n, rate, threads);
-                if (row.tame) {
-                    if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, row.max, inverse, row.log, threads);
-                    else *y = shifted(row.max, row.log);
-                    continue;
-                }
-            }
-            T m = maximum(x, n, threads);
-            if (!std::isfinite(m)) invalid |= row_without_maximum<function>(x, y, n, m);
-            else if constexpr (function == SOFTMAX) softmax_row(x, y, n, m, rate, threads);
-            else if constexpr (function == LOG_SOFTMAX)
-                log_softmax_of(x, y, n, m, inverse, log_of_rest(x, n, m, rate, threads), threads);
-            else *y = shifted(m, log_of_rest(x, n, m, rate, threads));
+            TameLog<T> row(x, n, rate, threads);
+            if (!row.tame) wild_row(rate, inverse);
+            else if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, row.max, inverse, row.log, threads);
+            else *y = shifted(row.max, row.log);
         }
+    }
+
+    void softmax_rows(ptrdiff_t count) {
+        Rate<T> rate(*temperature);
+        Inverse<T> inverse(*temperature);
+        TameRows<T> rows;
+        for (ptrdiff_t left = count; left > 0;) {
+            ptrdiff_t some = std::min(left, stride ? 1 : rows.at_a_time(n));
+            if (stride) rate = Rate<T>(*temperature);
+            T* e = rows.powers(x, y, n);
+            if (e || x != y) rows.sum_up(x, e, some, n, rate, threads);
+            else rows.tame[0] = false;
+            for (ptrdiff_t r = 0; r < some; ++r, advance(1))
+                if (rows.tame[r]) rows.result(r, x, e, y, n, rate, threads);
+                else wild_row(rate, inverse);
+            left -= some;
+        }
+    }
+
+    void wild_row(Rate<T> rate, Inverse<T> inverse) {
+        T m = maximum(x, n, threads);
+        if (!std::isfinite(m)) invalid |= row_without_maximum<function>(x, y, n, m);
+        else if constexpr (function == SOFTMAX) softmax_row(x, y, n, m, rate, threads);
+        else if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, m, inverse, log_of_rest(x, n, m, rate, threads), threads);
+        else *y = shifted(m, log_of_rest(x, n, m, rate, threads));
     }
 
     template <bool is_short>
@@ -91,7 +104,7 @@ struct Call {
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1))
                     if constexpr (function == SOFTMAX) some_rows.softmax(r * n, y, n);
                     else put(some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
-            } else if constexpr (is_short || function == SOFTMAX) {
+            } else if constexpr (is_short) {
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1)) wild_row(some_rows, rate, inverse);
             } else {
                 long_rows(some);  // some of them may be tame
@@ -122,9 +135,10 @@ struct Call {
 template <Function function, class T>
 bool contiguous_rows(const Rows& r) {
     Call<function, T> call(r);
-    if (r.n > middle_row<T>) call.long_rows(r.count);
-    else if (r.n > short_row) call.template short_rows<false>(r.count);
-    else call.template short_rows<true>(r.count);
+    if (r.n <= short_row) call.template short_rows<true>(r.count);
+    else if constexpr (function == SOFTMAX) call.softmax_rows(r.count);
+    else if (r.n <= middle_row<T>) call.template short_rows<false>(r.count);
+    else call.long_rows(r.count);
     return call.invalid;
 }
 

@@ -61,6 +61,15 @@ Pair sum_chunks(ptrdiff_t n, int threads, Part part) {
     return sum;
 }
 
+// The sum of 2 * half lanes.
+template <class Result, ptrdiff_t half = lanes / 2, class T>
+[[gnu::always_inline]] inline Pair total_of(double* high, T* low) {
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < half; ++l) add_term<Result>(high[l], low[l], high[l + half], low[l + half]);
+    if constexpr (half > 1) return total_of<Result, half / 2>(high, low);
+    return {high[0], low[0]};
+}
+
 // A sum in lanes, see add_term.
 template <class T, class Result = T>
 struct Lanes {
@@ -85,13 +94,7 @@ struct Lanes {
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) add(l, l < n ? e[l] : 0, l < n ? tail[l] : 0);
     }
-    template <ptrdiff_t half = lanes / 2>
-    Pair total() {
-#pragma omp simd
-        for (ptrdiff_t l = 0; l < half; ++l) add(l, high[l + half], low[l + half]);
-        if constexpr (half > 1) return total<half / 2>();
-        return {high[0], low[0]};
-    }
+    Pair total() { return total_of<Result>(high, low); }
 };
 
 template <class T>
@@ -102,109 +105,134 @@ T maximum(const T* x, ptrdiff_t n, int threads) {
     return m;
 }
 
-// What is left out of a sum of powers: nothing, or the terms equal to the largest, which are only counted.
-enum Leave { NOTHING, LARGEST };
-
-// The sum of 2^K exp(x / T) over a chunk; with `y`, the terms are stored there.
-template <Leave leave, class Result, class T>
-Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate) {
-    Lanes<T, Result> sums;
-    T value[block], tail[block];
-    for (ptrdiff_t i = 0; i < n; i += block) {
-        ptrdiff_t length = std::min(block, n - i);
-        T* e = y ? y + i : value;
-#pragma omp simd
-        for (ptrdiff_t j = 0; j < length; ++j) {
-            Power<T> p = power<Result>(x[i + j], shift, rate);
-            bool left_out = leave == LARGEST && x[i + j] == m;
-            e[j] = left_out ? 0 : p.value;
-            tail[j] = left_out ? 0 : p.tail;
-        }
-        sums.add(e, tail, length);
-    }
-    return sums.total();
+// Asks for what will be needed in a while: the processor's own foresight ends with a page. What follows a row is the next one;
+// an address beyond the array does no harm.
+template <bool to_write, class T>
+[[gnu::always_inline]] inline void fetch(const T* x) {
+    for (size_t i = 0; i < lanes; i += 64 / sizeof(T)) __builtin_prefetch(x + block + i, to_write);
 }
 
-// The sum of exp(x / T) of a tame row; with `y`, the terms are stored there, and with `tails`, which is for rows of one chunk,
-// their tails; with `with_largest`, the largest element is found too. It ends early where the row is not tame, which `tame`
-// tells.
-template <class T, bool with_largest, class Result = T>
-struct TameSum {
-    T largest = -std::numeric_limits<T>::infinity();
+// The terms of a sum of powers: of a tame row all; of any row, relative to its maximum, all, or those of elements below it.
+enum Terms { TAME, ALL, SMALLER };
+
+template <class T>
+struct Sum {
     Pair sum{0, 0};
     bool tame = true;
+    T largest = -std::numeric_limits<T>::infinity();
+};
 
-    // Of a row.
-    TameSum(const T* x, T* y, ptrdiff_t n, Rate<T> rate, int threads, T* tails = nullptr) {
+// Sixteen powers, or the first n of them, each to its lane.
+template <Terms terms, bool whole, bool stores, bool has_tails, bool with_largest, class Result, class T>
+[[gnu::always_inline]] inline void add_powers(const T* x, T* y, T* tails, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate,
+                                              double* high, T* low, T* largest, Magnitude<T>* farthest) {
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < lanes; ++l) {
+        bool exists = whole || l < n;
+        T v = exists ? x[l] : 0, e, tail;
+        if (with_largest && exists) largest[l] = v > largest[l] ? v : largest[l];
+        if constexpr (terms == TAME) {
+            Magnitude<T> far = magnitude(v);
+            farthest[l] = far > farthest[l] ? far : farthest[l];
+            put(e, tail, power<Result>(v, rate));
+        } else {
+            put(e, tail, power<Result>(v, shift, rate));
+        }
+        bool counts = exists && (terms != SMALLER || v != m);
+        e = counts ? e : 0, tail = counts ? tail : 0;
+        if (stores && exists) y[l] = e;
+        if (has_tails && exists) tails[l] = tail;
+        add_term<Result>(high[l], low[l], e, tail);
+    }
+}
+
+// The sum of exp(x / T) / 2^K of a chunk; of a TAME one it ends early where the row is not, which `tame` tells.
+template <Terms terms, bool stores, bool has_tails, bool with_largest, class Result, class T>
+[[gnu::always_inline]] inline Sum<T> sum_of_chunk(const T* x, T* y, T* tails, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate) {
+    Sum<T> result;
+    double high[lanes] = {};
+    T low[lanes] = {}, largest[lanes];
+    Magnitude<T> farthest[lanes] = {};
+    for (ptrdiff_t l = 0; l < lanes; ++l) largest[l] = result.largest;
+    for (ptrdiff_t i = 0; i < n && result.tame;) {
+        ptrdiff_t end = std::min(i + block, n);
+        for (; i + lanes <= end; i += lanes) {
+            fetch<false>(x + i);
+            if (stores) fetch<true>(y + i);
+            add_powers<terms, true, stores, has_tails, with_largest, Result>(x + i, y + i, tails + i, lanes, m, shift, rate, high, low,
+                                                                             largest, farthest);
+        }
+        if (i < end)
+            add_powers<terms, false, stores, has_tails, with_largest, Result>(x + i, y + i, tails + i, end - i, m, shift, rate, high,
+                                                                              low, largest, farthest);
+        i = end;
+        if (terms != TAME) continue;
+        fold_maximum<lanes / 2>(farthest);
+        result.tame = farthest[0] <= magnitude(rate.tame);
+    }
+    if (with_largest) fold_maximum<lanes / 2>(largest), result.largest = largest[0];
+    result.sum = total_of<Result>(high, low);
+    return result;
+}
+
+// With `y`, the terms are stored there, and with `tails`, which is for rows of one chunk, their tails.
+template <Terms terms, bool with_largest, class Result, class T>
+[[gnu::always_inline]] inline Sum<T> sum_of_chunk(const T* x, T* y, T* tails, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate) {
+    if (y && tails) return sum_of_chunk<terms, true, true, with_largest, Result>(x, y, tails, n, m, shift, rate);
+    if (y) return sum_of_chunk<terms, true, false, with_largest, Result>(x, y, tails, n, m, shift, rate);
+    return sum_of_chunk<terms, false, false, with_largest, Result>(x, y, tails, n, m, shift, rate);
+}
+
+// The same of a row.
+template <Terms terms, bool with_largest, class Result, class T>
+[[gnu::always_inline]] inline Sum<T> sum_of_row(const T* x, T* y, T* tails, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate,
+                                                int threads) {
+    Sum<T> row;
+    if (n <= chunk) {
+        row = sum_of_chunk<terms, with_largest, Result>(x, y, tails, n, m, shift, rate);
+    } else {
         std::atomic<bool> go_on = true;
         add_chunks(n, threads,
             [&](ptrdiff_t from, ptrdiff_t length) {
-                return TameSum(x + from, y ? y + from : y, tails, go_on.load(std::memory_order_relaxed) ? length : 0, rate);
+                if (!go_on.load(std::memory_order_relaxed)) length = 0;
+                return sum_of_chunk<terms, with_largest, Result>(x + from, y ? y + from : y, tails, length, m, shift, rate);
             },
-            [&](const TameSum& part) {
-                accumulate(sum.high, sum.low, part.sum.high, part.sum.low);
-                keep_larger(&largest, &part.largest, 1);
-                if (!part.tame) tame = false, go_on.store(false, std::memory_order_relaxed);
+            [&](const Sum<T>& part) {
+                accumulate(row.sum.high, row.sum.low, part.sum.high, part.sum.low);
+                keep_larger(&row.largest, &part.largest, 1);
+                if (!part.tame) row.tame = false, go_on.store(false, std::memory_order_relaxed);
             });
-        tame = tame && sum.high < Format<T>::tame_sum;
     }
+    if (terms == TAME) row.tame = row.tame && row.sum.high < Format<T>::tame_sum;
+    return row;
+}
 
-private:
-    // Of a chunk.
-    TameSum(const T* x, T* y, T* tails, ptrdiff_t n, Rate<T> rate) {
-        Lanes<T, Result> sums;
-        T values[block], some_tails[block], r[block], scale[block];
-        for (ptrdiff_t i = 0; i < n && tame; i += block) {
-            ptrdiff_t length = std::min(block, n - i);
-            T *e = y ? y + i : values, *tail = tails ? tails + i : some_tails;
-            Magnitude<T> farthest = 0;
-#pragma omp simd reduction(max : farthest)
-            for (ptrdiff_t j = 0; j < length; ++j) {
-                Magnitude<T> far = magnitude(x[i + j]);
-                farthest = far > farthest ? far : farthest;
-                put(r[j], scale[j], reduced<Result>(x[i + j], rate));
-            }
-#pragma omp simd  // a loop of its own: the first keeps fewer operations in flight
-            for (ptrdiff_t j = 0; j < length; ++j) put(e[j], tail[j], power<Result>(Reduced<T>{r[j], scale[j]}));
-            tame = farthest <= magnitude(rate.tame);
-            sums.add(e, tail, length);
-            if constexpr (with_largest) {
-                T m = maximum(x + i, length);
-                keep_larger(&largest, &m, 1);
-            }
-        }
-        sum = sums.total();
-    }
-};
+template <bool with_largest, class Result, class T>
+Sum<T> tame_sum(const T* x, T* y, T* tails, ptrdiff_t n, Rate<T> rate, int threads) {
+    return sum_of_row<TAME, with_largest, Result>(x, y, tails, n, T(0), Shift<T>::none(), rate, threads);
+}
 
-template <Leave leave, class Result, class T>
+// Of a row with maximum m.
+template <Terms terms, class Result, class T>
 Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate, int threads) {
-    return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        return sum_of_powers<leave, Result>(x + from, y ? y + from : y, length, m, shift, rate);
-    });
+    T* no_tails = nullptr;
+    return sum_of_row<terms, false, Result>(x, y, no_tails, n, m, shift, rate, threads).sum;
 }
 
 // Of float32 the powers are stored in y, without their tails. (A function of its own for each chunk, not a lambda: what
 // that captures might change with every store, and the loop would not vectorise.)
-inline void scale_chunk(float* y, ptrdiff_t n, Scale<float> scale) {
+inline void scale_chunk(const float* e, float* y, ptrdiff_t n, Scale<float> scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{y[i], 0}, scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{e[i], 0}, scale);
 }
 
 inline void scale_row(float* y, ptrdiff_t n, Pair sum, int threads) {
     Scale<float> scale(reciprocal(sum));
-    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { scale_chunk(y + from, length, scale); });
-}
-
-inline bool tame_softmax_row(const float* x, float* y, ptrdiff_t n, Rate<float> rate, int threads) {
-    if (x == y) return false;  // x is needed still, if the row is not tame
-    TameSum<float, false> row(x, y, n, rate, threads);
-    if (row.tame) scale_row(y, n, row.sum, threads);
-    return row.tame;
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { scale_chunk(y + from, y + from, length, scale); });
 }
 
 inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, Rate<float> rate, int threads) {
-    scale_row(y, n, sum_of_powers<NOTHING, float>(x, y, n, m, Shift<float>(m, rate), rate, threads), threads);
+    scale_row(y, n, sum_of_powers<ALL, float>(x, y, n, m, Shift<float>(m, rate), rate, threads), threads);
 }
 
 // Of float64 the tails are kept as well, or the powers computed twice: without, it would be another unit in the last place.
@@ -213,24 +241,48 @@ inline void tame_chunk(const double* x, double* y, ptrdiff_t n, Rate<double> rat
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power<double>(x[i], rate), scale);
 }
 
-[[gnu::always_inline]] inline void scale_with_tails(double* y, const double* tail, ptrdiff_t n, Scale<double> scale) {
+inline void scale_with_tails(const double* e, const double* tail, double* y, ptrdiff_t n, Scale<double> scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<double>{y[i], tail[i]}, scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<double>{e[i], tail[i]}, scale);
 }
 
-inline bool tame_softmax_row(const double* x, double* y, ptrdiff_t n, Rate<double> rate, int threads) {
-    if (x != y && n <= chunk) {
-        double tails[chunk];
-        TameSum<double, false> row(x, y, n, rate, 1, tails);
-        if (row.tame) scale_with_tails(y, tails, n, Scale<double>(reciprocal(row.sum)));
-        return row.tame;
+// Tame rows, some at a time: first the sums of all, then the results, since a sum takes a while to become a scale.
+template <class T>
+struct TameRows {
+    static constexpr bool has_tails = sizeof(T) == 8;
+    static constexpr ptrdiff_t size = 2048;  // elements
+    T in_place[size], tails[has_tails ? chunk : 1];
+    Pair sum[size / 64];
+    bool tame[size / 64];
+
+    static ptrdiff_t at_a_time(ptrdiff_t n) { return std::max<ptrdiff_t>(1, size / n); }
+
+    // Where powers are kept: not over an x that is needed still, should the row not be tame.
+    T* powers(const T* x, T* y, ptrdiff_t n) {
+        if (x == y) return n <= size ? in_place : nullptr;
+        return has_tails && n > chunk ? nullptr : y;
     }
-    TameSum<double, false> row(x, nullptr, n, rate, threads);
-    if (!row.tame) return false;
-    Scale<double> scale(reciprocal(row.sum));
-    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { tame_chunk(x + from, y + from, length, rate, scale); });
-    return true;
-}
+
+    void sum_up(const T* x, T* e, ptrdiff_t rows, ptrdiff_t n, Rate<T> rate, int threads) {
+        for (ptrdiff_t r = 0; r < rows; ++r) {
+            ptrdiff_t at = r * n;
+            Sum<T> row = tame_sum<false, T>(x + at, e ? e + at : e, has_tails && e ? tails + at : nullptr, n, rate, threads);
+            sum[r] = row.sum, tame[r] = row.tame;
+        }
+    }
+
+    void result(ptrdiff_t r, const T* x, const T* e, T* y, ptrdiff_t n, Rate<T> rate, int threads) const {
+        Scale<T> scale(reciprocal(sum[r]));
+        if constexpr (has_tails) {
+            if (e) return scale_with_tails(e + r * n, tails + r * n, y, n, scale);
+            each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { tame_chunk(x + from, y + from, length, rate, scale); });
+        } else if (n <= chunk) {
+            scale_chunk(e + r * n, y, n, scale);
+        } else {
+            each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { scale_chunk(e + from, y + from, length, scale); });
+        }
+    }
+};
 
 template <class T>
 void softmax_chunk(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Scale<T> scale) {
@@ -250,7 +302,7 @@ void softmax_of(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Pai
 inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, Rate<double> rate, int threads) {
     Shift<double> shift(m, rate);
     double* none = nullptr;
-    softmax_of(x, y, n, shift, rate, sum_of_powers<NOTHING, double>(x, none, n, m, shift, rate, threads), threads);
+    softmax_of(x, y, n, shift, rate, sum_of_powers<ALL, double>(x, none, n, m, shift, rate, threads), threads);
 }
 
 // max(x), and log(sum(exp((x - max(x)) / T))), of a tame row without a term that outweighs all others.
@@ -262,7 +314,7 @@ struct TameLog {
 
     TameLog(const T* x, ptrdiff_t n, Rate<T> rate, int threads) {
         T* none = nullptr;
-        TameSum<T, true> row(x, none, n, rate, threads);
+        Sum<T> row = tame_sum<true, T>(x, none, none, n, rate, threads);
         max = row.largest;
         tame = row.tame;
         if (!tame) return;
@@ -284,7 +336,7 @@ ptrdiff_t count_equal(const T* x, ptrdiff_t n, T m) {
 template <class T>
 void add_to(Partition& p, const T* x, ptrdiff_t n, Shift<T> shift, Rate<T> rate, int threads) {
     T m = static_cast<T>(p.max), *none = nullptr;
-    Pair others = sum_of_powers<LARGEST, T>(x, none, n, m, shift, rate, threads);
+    Pair others = sum_of_powers<SMALLER, T>(x, none, n, m, shift, rate, threads);
     accumulate(p.others, p.low, others.high, others.low);
     add_chunks(n, threads,
         [=](ptrdiff_t from, ptrdiff_t length) { return count_equal(x + from, length, m); },

@@ -37,7 +37,7 @@ struct RowSum {
 template <class T>
 bool sum_row(const T* x, T* y, T* tails, ptrdiff_t n, Rate<T> rate, int threads, RowSum<T>& row) {
     if (x != y) {
-        TameSum<T, true, LossResult<T>> tame(x, y, n, rate, threads, tails);
+        Sum<T> tame = tame_sum<true, LossResult<T>>(x, y, tails, n, rate, threads);
         row.max = tame.largest, row.sum = tame.sum;
         if (tame.tame) return true;
     }
@@ -45,7 +45,7 @@ bool sum_row(const T* x, T* y, T* tails, ptrdiff_t n, Rate<T> rate, int threads,
     row.shift = Shift<T>(row.max, rate);
     row.is_stored = sizeof(T) == 4;
     T* e = row.is_stored ? y : nullptr;
-    if (std::isfinite(row.max)) row.sum = sum_of_powers<NOTHING, LossResult<T>>(x, e, n, row.max, row.shift, rate, threads);
+    if (std::isfinite(row.max)) row.sum = sum_of_powers<ALL, LossResult<T>>(x, e, n, row.max, row.shift, rate, threads);
     return std::isfinite(row.max);
 }
 
@@ -98,12 +98,12 @@ Pair sum_of_others(const T* x, const T* y, ptrdiff_t n, const RowSum<T>& row, Ra
     if (!is_nearly_all<T>(largest.value, others.high)) return others;
     if constexpr (sizeof(T) == 8) {
         T* none = nullptr;
-        return sum_of_powers<LARGEST, T>(x, none, n, row.max, row.shift, rate, threads);
+        return sum_of_powers<SMALLER, T>(x, none, n, row.max, row.shift, rate, threads);
     } else {
         return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
             if (y) return sum_of_smaller(y + from, length, largest.value);
             float e[chunk];
-            sum_of_powers<NOTHING, Rough>(x + from, e, length, row.max, row.shift, rate);
+            sum_of_powers<ALL, Rough>(x + from, e, length, row.max, row.shift, rate, 1);
             return sum_of_smaller(e, length, largest.value);
         });
     }
