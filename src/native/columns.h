@@ -47,26 +47,39 @@ struct Columns {
         for (ptrdiff_t l = 0; l < lanes; ++l)
             for (ptrdiff_t c = 0; c < width; ++c) high[l][c] = 0, low[l][c] = 0;
         Magnitude<T> far = 0;
+        constexpr ptrdiff_t strip = sizeof(Work) == 4 ? 128 : 256;
         for (; j < end; ++j) {
             const T* row = x + j * after;
             T* e = y + j * after;
-            double* h = high[j % lanes];
-            Work *s = low[j % lanes], *v = value[is_short ? j : 0], *t = tail[is_short ? j : 0];
-            const Rate<Work> r = rate;  // a copy, which no store below can change
-            if constexpr (is_short) far = std::max(far, farthest(row, count));  // in the loop below it would be as wide as Work
+            if constexpr (is_short) far = std::max(far, farthest(row, count));  // beside the powers it would be as wide as they are
             if constexpr (with_largest) keep_larger(largest, row, count);
-#pragma omp simd reduction(max : far)
-            for (ptrdiff_t c = 0; c < count; ++c) {
-                if constexpr (!is_short) far = magnitude(row[c]) > far ? magnitude(row[c]) : far;
-                Power<Work> p = power<T>(static_cast<Work>(row[c]), r);
-                add_term<T>(h[c], s[c], p.value, p.tail);
-                if constexpr (is_short) v[c] = p.value;
-                if constexpr (is_short && !wider) t[c] = p.tail;
-                if constexpr (keep) e[c] = p.value;
+            for (ptrdiff_t c = 0; c < count; c += strip) {
+                ptrdiff_t length = std::min(strip, count - c);
+                fetch<false>(row + after + c, length);
+                if (keep) fetch<true>(e + after + c, length);
+                far = std::max(far, add_strip<keep>(row + c, e + c, j, c, length, rate));
             }
         }
         add_lanes();
         return far <= magnitude(static_cast<T>(rate.tame));
+    }
+
+    // Of the j-th elements of some columns, from c on; a copy of the rate is what no store can change.
+    template <bool keep>
+    [[gnu::always_inline]] Magnitude<T> add_strip(const T* row, T* e, ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, Rate<Work> rate) {
+        double* h = high[j % lanes] + c;
+        Work *s = low[j % lanes] + c, *v = value[is_short ? j : 0] + c, *t = tail[is_short ? j : 0] + c;
+        Magnitude<T> far = 0;
+#pragma omp simd reduction(max : far)
+        for (ptrdiff_t i = 0; i < length; ++i) {
+            if constexpr (!is_short) far = magnitude(row[i]) > far ? magnitude(row[i]) : far;
+            Power<Work> p = power<T>(static_cast<Work>(row[i]), rate);
+            add_term<T>(h[i], s[i], p.value, p.tail);
+            if constexpr (is_short) v[i] = p.value;
+            if constexpr (is_short && !wider) t[i] = p.tail;
+            if constexpr (keep) e[i] = p.value;
+        }
+        return far;
     }
 
     // The sum of all lanes, in high[0] + low[0].
@@ -89,6 +102,7 @@ struct Columns {
             T* e = y + j * after;
             Work *v = value[is_short ? j : 0], *t = tail[is_short ? j : 0];
             const Rate<Work> r = rate;
+            if constexpr (is_short || sizeof(T) == 4) fetch<true>(e + after, count);  // others compute for longer than they write
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c) {
                 if constexpr (wider) e[c] = static_cast<T>(v[c] * by[c]);
@@ -99,16 +113,20 @@ struct Columns {
         }
     }
 
-    // Makes of the sums log(sum(exp((x - max) / T))); false where that takes more than the sums.
-    bool logs() {
+    // Makes of the sums log(sum(exp((x - max) / T))); columns where that takes more than the sum go through scratch.
+    void logs(T* scratch) {
         double equal[width] = {};
         if constexpr (is_short) add_others(equal);
 #pragma omp simd
         for (ptrdiff_t c = 0; c < count; ++c)
             to_log<T, is_short>(sum[c], sum_low[c], equal[c], power<T>(static_cast<Work>(largest[c]), rate));
-        bool fine = true;
-        for (ptrdiff_t c = 0; c < count; ++c) fine &= sum[c] < unknown;
-        return fine;
+        if constexpr (!is_short)
+            for (ptrdiff_t c = 0; c < count; ++c) {
+                if (sum[c] < unknown) continue;
+                for (ptrdiff_t j = 0; j < n; ++j) scratch[j] = x[j * after + c];
+                Pair log = log_of_rest(scratch, n, largest[c], rate, 1);
+                sum[c] = log.high, sum_low[c] = log.low;
+            }
     }
 
     // The sums of short columns again, but for the largest elements, which are counted.
@@ -136,6 +154,7 @@ struct Columns {
         for (ptrdiff_t j = 0; j < n; ++j) {
             const T* row = x + j * after;
             T* to = y + j * after;
+            fetch<true>(to + after, count);
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c)
                 to[c] = static_cast<T>(log_probability<T, Work>(row[c], largest[c], inverse, log[c]));
@@ -143,9 +162,9 @@ struct Columns {
     }
 };
 
-// The function of some columns; false where that does not go, and y may hold anything.
+// The function of some columns; false where that does not go, and y may hold anything. The scratch has room for one.
 template <Function function, class T, bool is_short>
-bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
+bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, T* scratch) {
     using Tile = Columns<T, is_short>;
     if (count < 8 || (x == y && !is_short && sizeof(T) == 4)) return false;
     Tile tile(x, n, after, count, temperature);
@@ -155,7 +174,7 @@ bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t coun
         tile.softmax(y);
         return true;
     } else {
-        if (!tile.logs()) return false;
+        tile.logs(scratch);
         if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, Inverse<typename Tile::Work>(temperature));
         else
             for (ptrdiff_t c = 0; c < count; ++c) y[c] = shifted(tile.largest[c], {tile.sum[c], tile.sum_low[c]});

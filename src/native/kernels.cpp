@@ -99,12 +99,13 @@ struct Call {
         for (ptrdiff_t left = count; left > 0;) {
             ptrdiff_t some = std::min(left, stride ? 1 : block / n);
             if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
-            if (some_rows.tame_powers(x, some * n, rate)) {
+            T* to = function == LOGSUMEXP ? nullptr : y;
+            if (some_rows.tame_powers(x, some * n, rate, to)) {
                 if constexpr (function != SOFTMAX) some_rows.logs(x, some, n, rate);
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1))
                     if constexpr (function == SOFTMAX) some_rows.softmax(r * n, y, n);
                     else put(some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
-            } else if constexpr (is_short) {
+            } else if constexpr (is_short || function == SOFTMAX) {
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1)) wild_row(some_rows, rate, inverse);
             } else {
                 long_rows(some);  // some of them may be tame
@@ -136,8 +137,8 @@ template <Function function, class T>
 bool contiguous_rows(const Rows& r) {
     Call<function, T> call(r);
     if (r.n <= short_row) call.template short_rows<true>(r.count);
-    else if constexpr (function == SOFTMAX) call.softmax_rows(r.count);
     else if (r.n <= middle_row<T>) call.template short_rows<false>(r.count);
+    else if constexpr (function == SOFTMAX) call.softmax_rows(r.count);
     else call.long_rows(r.count);
     return call.invalid;
 }
@@ -175,7 +176,8 @@ bool columns(const Rows& r) {
         auto x = static_cast<const T*>(r.x) + offset;
         auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? at : offset);
         const double* temperature = r.temperature + at * r.temperature_stride;
-        if (r.temperature_stride || !tame_columns<function, T, is_short>(x, y, r.n, r.after, count, *temperature))
+        auto scratch = static_cast<T*>(r.scratch);
+        if (r.temperature_stride || !tame_columns<function, T, is_short>(x, y, r.n, r.after, count, *temperature, scratch))
             invalid |= transposed_columns<function>(r, x, y, count, temperature);
     }
     return invalid;

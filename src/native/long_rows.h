@@ -105,11 +105,11 @@ T maximum(const T* x, ptrdiff_t n, int threads) {
     return m;
 }
 
-// Asks for what will be needed in a while: the processor's own foresight ends with a page. What follows a row is the next one;
-// an address beyond the array does no harm.
+// Asks for elements that will be needed in a while, to read or to write: the processor's own foresight ends with a page. An
+// address beyond the array does no harm.
 template <bool to_write, class T>
-[[gnu::always_inline]] inline void fetch(const T* x) {
-    for (size_t i = 0; i < lanes; i += 64 / sizeof(T)) __builtin_prefetch(x + block + i, to_write);
+[[gnu::always_inline]] inline void fetch(const T* x, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i += 64 / sizeof(T)) __builtin_prefetch(x + i, to_write);
 }
 
 // The terms of a sum of powers: of a tame row all; of any row, relative to its maximum, all, or those of elements below it.
@@ -157,8 +157,8 @@ template <Terms terms, bool stores, bool has_tails, bool with_largest, class Res
     for (ptrdiff_t i = 0; i < n && result.tame;) {
         ptrdiff_t end = std::min(i + block, n);
         for (; i + lanes <= end; i += lanes) {
-            fetch<false>(x + i);
-            if (stores) fetch<true>(y + i);
+            fetch<false>(x + i + block, lanes);
+            if (stores) fetch<true>(y + i + block, lanes);
             add_powers<terms, true, stores, has_tails, with_largest, Result>(x + i, y + i, tails + i, lanes, m, shift, rate, high, low,
                                                                              largest, farthest);
         }

@@ -40,7 +40,7 @@ struct LossRows {
         Rate<T> rate(1);
         for (ptrdiff_t first = 0, some; first < count; first += some) {
             some = std::min(count - first, block / n);
-            if (powers.tame_powers(x + first * n, some * n, rate)) {
+            if (powers.tame_powers(x + first * n, some * n, rate, y ? y + first * n : y)) {
                 short_losses(first, some, powers, Shift<T>::none(), rate, true);
                 continue;
             }

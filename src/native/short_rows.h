@@ -56,8 +56,9 @@ struct ShortRows {
 
     static T maximum(const T* x, ptrdiff_t n) { return is_short ? short_maximum(x, n) : ::maximum(x, n); }
 
-    // The powers of rows without a shift, size elements in all; false where they are not tame.
-    bool tame_powers(const T* x, ptrdiff_t size, Rate<Work> rate) {
+    // The powers of rows without a shift, size elements in all; false where they are not tame. What follows is asked for, also
+    // of the y to be written.
+    bool tame_powers(const T* x, ptrdiff_t size, Rate<Work> rate, const T* y = nullptr) {
         Magnitude<Work> farthest = 0;
 #pragma omp simd reduction(max : farthest)
         for (ptrdiff_t i = 0; i < size; ++i) {
@@ -66,8 +67,14 @@ struct ShortRows {
             farthest = far > farthest ? far : farthest;
             put(e[i], tail[i], reduced<Result>(v, rate));
         }
+        constexpr ptrdiff_t strip = 64;
+        for (ptrdiff_t from = 0; from < size; from += strip) {
+            ptrdiff_t end = std::min(size, from + strip);
+            fetch<false>(x + size + from, strip);
+            if (y) fetch<true>(y + size + from, strip);
 #pragma omp simd
-        for (ptrdiff_t i = 0; i < size; ++i) put(e[i], tail[i], power<Result>(Reduced<Work>{e[i], tail[i]}));
+            for (ptrdiff_t i = from; i < end; ++i) put(e[i], tail[i], power<Result>(Reduced<Work>{e[i], tail[i]}));
+        }
         return farthest <= magnitude(rate.tame);
     }
 
