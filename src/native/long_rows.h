@@ -11,6 +11,13 @@ namespace {
 constexpr ptrdiff_t lanes = 16;   // element j is summed in lane j % 16, on every instruction set
 constexpr ptrdiff_t block = 512;  // stays in the first-level cache
 
+// Asks for elements that will be needed in a while, to read or to write: the processor's own foresight ends with a page. An
+// address beyond the array does no harm.
+template <bool to_write, class T>
+[[gnu::always_inline]] inline void fetch(const T* x, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i += 64 / sizeof(T)) __builtin_prefetch(x + i, to_write);
+}
+
 template <class T>
 [[gnu::always_inline]] inline void keep_larger(T* m, const T* x, ptrdiff_t n) {
 #pragma omp simd
@@ -31,7 +38,10 @@ T maximum(const T* x, ptrdiff_t n) {
     T m[width];
     for (ptrdiff_t l = 0; l < width; ++l) m[l] = -std::numeric_limits<T>::infinity();
     ptrdiff_t i = 0;
-    for (; i + width <= n; i += width) keep_larger(m, x + i, width);
+    for (; i + width <= n; i += width) {
+        fetch<false>(x + i + block, width);
+        keep_larger(m, x + i, width);
+    }
     for (; i + lanes <= n; i += lanes) keep_larger(m, x + i, lanes);
     if (i < n && n >= lanes) keep_larger(m, x + n - lanes, lanes);  // some of them once more
     else
@@ -103,13 +113,6 @@ T maximum(const T* x, ptrdiff_t n, int threads) {
     add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return maximum(x + from, length); },
                [&](T part) { keep_larger(&m, &part, 1); });
     return m;
-}
-
-// Asks for elements that will be needed in a while, to read or to write: the processor's own foresight ends with a page. An
-// address beyond the array does no harm.
-template <bool to_write, class T>
-[[gnu::always_inline]] inline void fetch(const T* x, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i += 64 / sizeof(T)) __builtin_prefetch(x + i, to_write);
 }
 
 // The terms of a sum of powers: of a tame row all; of any row, relative to its maximum, all, or those of elements below it.

@@ -71,13 +71,14 @@ struct Term {
 };
 
 // The sum of term(0), ..., term(n - 1): of a short row one after the other, of a long one in lanes.
-template <class T, class Function>
-[[gnu::always_inline]] inline Pair sum_of(ptrdiff_t n, Function term) {
+template <class T, class Function, class Ahead>
+[[gnu::always_inline]] inline Pair sum_of(ptrdiff_t n, Function term, Ahead ahead) {
     Pair sum{0, 0};
     ptrdiff_t i = 0;
     if (n > short_row) {
         double high[lanes] = {}, low[lanes] = {};
         for (; i + lanes <= n; i += lanes) {
+            ahead(i + block);
 #pragma omp simd
             for (ptrdiff_t l = 0; l < lanes; ++l) {
                 Term<T> t = term(i + l);
@@ -91,6 +92,11 @@ template <class T, class Function>
         add_term<T>(sum.high, sum.low, t.value, t.error);
     }
     return sum;
+}
+
+template <class T, class Function>
+[[gnu::always_inline]] inline Pair sum_of(ptrdiff_t n, Function term) {
+    return sum_of<T>(n, term, [](ptrdiff_t) {});
 }
 
 template <class T>
@@ -108,7 +114,8 @@ template <class T>
 // The sum of p * (v - v_k).
 template <class T>
 Pair sum_of_products(const T* p, const T* v, ptrdiff_t n, T v_k) {
-    return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(p[i], relative(p[i], v[i], v_k)); });
+    return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(p[i], relative(p[i], v[i], v_k)); },
+                     [=](ptrdiff_t i) { fetch<false>(p + i, lanes), fetch<false>(v + i, lanes); });
 }
 
 template <class T>
@@ -141,6 +148,8 @@ inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r
     double sum[lanes] = {}, weight[lanes] = {};
     ptrdiff_t i = 0;
     for (; i + lanes <= n; i += lanes) {
+        fetch<false>(p + i + block, lanes);
+        fetch<false>(v + i + block, lanes);
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) {
             double w = p[i + l];
@@ -265,6 +274,7 @@ void short_products(const float* p, const float* v, float* y, ptrdiff_t n, ptrdi
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
             ptrdiff_t at = r * n;
+            fetch<true>(y + at + some * n, n);
             if (!std::isfinite(mean[r])) product_with_jacobian<function>(p + at, v + at, y + at, n, 1, nullptr);
             else if (n <= few) fast_chunk<function>(p + at, v + at, y + at, n, v_r[r], mean[r]);
             else fast_chunk<function>(p + at, v + at, y + at, n, c[r], rest[r]);
@@ -322,6 +332,8 @@ Pair counted_sum(const T* p, const T* v, ptrdiff_t n) {
     double high[lanes] = {}, low[lanes] = {};
     ptrdiff_t whole = n / lanes * lanes;
     for (ptrdiff_t i = 0; i < whole; i += lanes) {
+        fetch<false>(p + i + block, lanes);
+        fetch<false>(v + i + block, lanes);
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) add_term<T>(high[l], low[l], static_cast<double>(counted(p[i + l], v[i + l])), 0.0);
     }
