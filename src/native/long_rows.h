@@ -212,6 +212,8 @@ template <Terms terms, bool with_largest, class Result, class T>
 
 template <bool with_largest, class Result, class T>
 Sum<T> tame_sum(const T* x, T* y, T* tails, ptrdiff_t n, Rate<T> rate, int threads) {
+    Sum<T> wild{{0, 0}, false};
+    if (farthest(x, std::min(n, lanes)) > magnitude(rate.tame)) return wild;  // most rows that are not tame show it at once
     return sum_of_row<TAME, with_largest, Result>(x, y, tails, n, T(0), Shift<T>::none(), rate, threads);
 }
 

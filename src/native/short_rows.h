@@ -67,6 +67,7 @@ struct ShortRows {
             farthest = far > farthest ? far : farthest;
             put(e[i], tail[i], reduced<Result>(v, rate));
         }
+        if (farthest > magnitude(rate.tame)) return false;
         constexpr ptrdiff_t strip = 64;
         for (ptrdiff_t from = 0; from < size; from += strip) {
             ptrdiff_t end = std::min(size, from + strip);
@@ -75,7 +76,7 @@ struct ShortRows {
 #pragma omp simd
             for (ptrdiff_t i = from; i < end; ++i) put(e[i], tail[i], power<Result>(Reduced<Work>{e[i], tail[i]}));
         }
-        return farthest <= magnitude(rate.tame);
+        return true;
     }
 
     // The powers of one row.
