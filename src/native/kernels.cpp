@@ -72,8 +72,7 @@ struct Call {
             ptrdiff_t some = std::min(left, stride ? 1 : rows.at_a_time(n));
             if (stride) rate = Rate<T>(*temperature);
             T* e = rows.powers(x, y, n);
-            if (e || x != y) rows.sum_up(x, e, some, n, rate, threads);
-            else rows.tame[0] = false;
+            rows.sum_up(x, e, some, n, rate, threads);
             for (ptrdiff_t r = 0; r < some; ++r, advance(1))
                 if (rows.tame[r]) rows.result(r, x, e, y, n, rate, threads);
                 else wild_row(rate, inverse);
@@ -136,7 +135,7 @@ struct Call {
 template <Function function, class T>
 bool contiguous_rows(const Rows& r) {
     Call<function, T> call(r);
-    if (r.n <= short_row) call.template short_rows<true>(r.count);
+    if (r.n <= short_row_of<function, T>) call.template short_rows<true>(r.count);
     else if (r.n <= middle_row<T>) call.template short_rows<false>(r.count);
     else if constexpr (function == SOFTMAX) call.softmax_rows(r.count);
     else call.long_rows(r.count);
@@ -250,7 +249,7 @@ template <Function function, class T>
 bool rows(const Rows& r) {
     if (r.where) return rows_where<function, T, contiguous_rows<function, T>>(r);
     if (r.after == 1) return contiguous_rows<function, T>(r);
-    return r.n > short_row ? columns<function, T, false>(r) : columns<function, T, true>(r);
+    return r.n > short_row_of<function, T> ? columns<function, T, false>(r) : columns<function, T, true>(r);
 }
 
 template <Function function, class Half>
@@ -310,7 +309,7 @@ template <class T>
 bool cross_entropy(const Rows& r) {
     LossRows<T> rows(r);
     if (r.n > middle_row<T>) rows.long_rows(r.count);
-    else if (r.n > short_row) rows.template short_rows<false>(r.count);
+    else if (r.n > short_row_of<CROSS_ENTROPY, T>) rows.template short_rows<false>(r.count);
     else rows.template short_rows<true>(r.count);
     return rows.invalid;
 }

@@ -262,15 +262,17 @@ struct TameRows {
 
     static ptrdiff_t at_a_time(ptrdiff_t n) { return std::max<ptrdiff_t>(1, size / n); }
 
-    // Where powers are kept: not over an x that is needed still, should the row not be tame.
+    // Where powers are kept; those of long rows of float64 are computed twice.
     T* powers(const T* x, T* y, ptrdiff_t n) {
-        if (x == y) return n <= size ? in_place : nullptr;
-        return has_tails && n > chunk ? nullptr : y;
+        if (x == y && n <= size) return in_place;
+        return has_tails && (x == y || n > chunk) ? nullptr : y;
     }
 
     void sum_up(const T* x, T* e, ptrdiff_t rows, ptrdiff_t n, Rate<T> rate, int threads) {
         for (ptrdiff_t r = 0; r < rows; ++r) {
             ptrdiff_t at = r * n;
+            tame[r] = e != x;  // which is needed still, should the row not be tame
+            if (!tame[r]) continue;
             Sum<T> row = tame_sum<false, T>(x + at, e ? e + at : e, has_tails && e ? tails + at : nullptr, n, rate, threads);
             sum[r] = row.sum, tame[r] = row.tame;
         }
@@ -359,8 +361,13 @@ Pair log_of_rest(const T* x, ptrdiff_t n, T m, Rate<T> rate, int threads) {
 
 template <class T>
 void log_softmax_chunk(const T* x, T* y, ptrdiff_t n, T m, Inverse<T> inverse, T log) {
+    constexpr ptrdiff_t strip = 64;
+    for (ptrdiff_t from = 0, end; from < n; from = end) {
+        end = std::min(n, from + strip);
+        fetch<true>(y + from + block, strip);
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = log_probability<T>(x[i], m, inverse, log);
+        for (ptrdiff_t i = from; i < end; ++i) y[i] = log_probability<T>(x[i], m, inverse, log);
+    }
 }
 
 template <class T>

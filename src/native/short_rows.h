@@ -3,12 +3,15 @@
 // The shortest are computed in double, each sum in four parts; the others in T, with the sums of long rows.
 // In a block that is not tame, and with a temperature for each row, every row has its own loop; the bits are the same.
 #pragma once
+#include "kernels.h"
 #include "long_rows.h"
 
 namespace {
 
-// Longer rows go one by one.
+// Up to these lengths rows are short, or middle; longer ones go one by one.
 constexpr ptrdiff_t short_row = 63;
+template <Function function, class T>
+constexpr ptrdiff_t short_row_of = sizeof(T) == 4 && (function == LOG_SOFTMAX || function == LOGSUMEXP) ? short_row : 31;
 template <class T>
 constexpr ptrdiff_t middle_row = sizeof(T) == 8 ? block : block / 2;
 
