@@ -18,7 +18,7 @@ from fastsoftmax._arguments import (
 from fastsoftmax._loss_rows import Block, Losses, Total
 from fastsoftmax._losses import Reduction, check_reduction, divisor
 
-_BLOCK = 44 << 20  # bytes of logits that exist at a time
+_BLOCK = 46 << 20  # bytes of logits that exist at a time
 _TILE = 1 << 21  # bytes of the gradient of the weight that are added up at a time, in a cache
 
 
@@ -75,7 +75,7 @@ def linear_cross_entropy(
 
     Notes
     -----
-    The products are NumPy's, and rounded as these are. 44 MiB of logits exist at a time, or those
+    The products are NumPy's, and rounded as these are. 46 MiB of logits exist at a time, or those
     of one row, and their gradient takes their place. The method, for GPUs: P.-L. Hsu et
     al., "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989; E. Wijmans et
     al., "Cut Your Losses in Large-Vocabulary Language Models", arXiv:2411.09009.
@@ -131,7 +131,8 @@ def linear_cross_entropy(
     each = np.empty(len(rows), dtype)
     add = _Gradients(grads, w, dtype) if return_grad else None
     sum_of_losses = Total(working)
-    step = max(1, _BLOCK // (n * working.itemsize))
+    blocks = -(-len(rows) // max(1, _BLOCK // (n * working.itemsize)))
+    step = max(1, -(-len(rows) // max(1, blocks)))  # of equal size: products of few rows are slow
     scratch = np.empty((min(step, len(rows)), n), working)
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
