@@ -52,7 +52,7 @@ struct Call {
         temperature += rows * stride;
     }
 
-    void long_rows(ptrdiff_t count) {
+    void long_logs(ptrdiff_t count) {
         Rate<T> rate(*temperature);
         Inverse<T> inverse(*temperature);
         for (; count--; advance(1)) {
@@ -64,7 +64,7 @@ struct Call {
         }
     }
 
-    void softmax_rows(ptrdiff_t count) {
+    void long_softmax(ptrdiff_t count) {
         Rate<T> rate(*temperature);
         Inverse<T> inverse(*temperature);
         TameRows<T> rows;
@@ -107,7 +107,7 @@ struct Call {
             } else if constexpr (is_short || function == SOFTMAX) {
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1)) wild_row(some_rows, rate, inverse);
             } else {
-                long_rows(some);  // some of them may be tame
+                long_logs(some);  // some of them may be tame
             }
             left -= some;
         }
@@ -137,8 +137,8 @@ bool contiguous_rows(const Rows& r) {
     Call<function, T> call(r);
     if (r.n <= short_row_of<function, T>) call.template short_rows<true>(r.count);
     else if (r.n <= middle_row<T>) call.template short_rows<false>(r.count);
-    else if constexpr (function == SOFTMAX) call.softmax_rows(r.count);
-    else call.long_rows(r.count);
+    else if constexpr (function == SOFTMAX) call.long_softmax(r.count);
+    else call.long_logs(r.count);
     return call.invalid;
 }
 

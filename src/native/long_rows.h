@@ -157,17 +157,18 @@ template <Terms terms, bool stores, bool has_tails, bool with_largest, class Res
     T low[lanes] = {}, largest[lanes];
     Magnitude<T> farthest[lanes] = {};
     for (ptrdiff_t l = 0; l < lanes; ++l) largest[l] = result.largest;
+    auto add = [&](auto whole, ptrdiff_t i, ptrdiff_t n) __attribute__((always_inline)) {
+        add_powers<terms, whole, stores, has_tails, with_largest, Result>(
+            x + i, stores ? y + i : y, has_tails ? tails + i : tails, n, m, shift, rate, high, low, largest, farthest);
+    };
     for (ptrdiff_t i = 0; i < n && result.tame;) {
         ptrdiff_t end = std::min(i + block, n);
         for (; i + lanes <= end; i += lanes) {
             fetch<false>(x + i + block, lanes);
             if (stores) fetch<true>(y + i + block, lanes);
-            add_powers<terms, true, stores, has_tails, with_largest, Result>(x + i, y + i, tails + i, lanes, m, shift, rate, high, low,
-                                                                             largest, farthest);
+            add(std::true_type(), i, lanes);
         }
-        if (i < end)
-            add_powers<terms, false, stores, has_tails, with_largest, Result>(x + i, y + i, tails + i, end - i, m, shift, rate, high,
-                                                                              low, largest, farthest);
+        if (i < end) add(std::false_type(), i, end - i);
         i = end;
         if (terms != TAME) continue;
         fold_maximum<lanes / 2>(farthest);
