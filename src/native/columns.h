@@ -19,11 +19,11 @@ struct Columns {
     const T* x;
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
     Rate<Work> rate;
-    double high[lanes][width];  // of a chunk
-    Work low[lanes][width];
-    double sum[width], sum_low[width];
-    T largest[width];  // of the logarithms
-    Work value[kept][width], tail[kept][width];  // the powers of short columns; of long ones they go to y, or nowhere
+    alignas(64) double high[lanes][width];  // of a chunk
+    alignas(64) Work low[lanes][width];
+    alignas(64) double sum[width], sum_low[width];
+    alignas(64) T largest[width];  // of the logarithms
+    alignas(64) Work value[kept][width], tail[kept][width];  // the powers of short columns; of long ones they go to y, or nowhere
 
     Columns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature)
         : x(x), n(n), after(after), count(count), rate(temperature) {}

@@ -72,14 +72,14 @@ inline void scale_chunk(float* x, ptrdiff_t n, float scale) {
 template <Function function, class Half>
 bool tame_half_row(const Half* x, Half* y, ptrdiff_t n, Rate<float> rate, Inverse<float> inverse, int threads) {
     using Powers = HalfPowers<Half, function != SOFTMAX>;
-    float kept[chunk];  // the powers of a row of one chunk
+    alignas(64) float kept[chunk];  // the powers of a row of one chunk
     bool keeps = n <= chunk;
     std::atomic<bool> tame = true;
     Powers row;
     add_chunks(n, keeps ? 1 : threads,
         [&](ptrdiff_t from, ptrdiff_t length) {
             if (!tame.load(std::memory_order_relaxed)) return Powers();
-            float part[chunk], powers[chunk];
+            alignas(64) float part[chunk], powers[chunk];
             widen(x + from, part, length);
             return Powers(part, keeps ? kept : powers, length, rate);
         },
@@ -97,7 +97,7 @@ bool tame_half_row(const Half* x, Half* y, ptrdiff_t n, Rate<float> rate, Invers
             return true;
         }
         each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-            float part[chunk];
+            alignas(64) float part[chunk];
             widen(x + from, part, length);
             half_softmax_chunk<Half>(part, length, rate, scale);
             narrow(part, y + from, length);
@@ -112,7 +112,7 @@ bool tame_half_row(const Half* x, Half* y, ptrdiff_t n, Rate<float> rate, Invers
         *y = Half(shifted(m, log));
     } else {
         each_chunk(n, keeps ? 1 : threads, [=](ptrdiff_t from, ptrdiff_t length) {
-            float part[chunk];
+            alignas(64) float part[chunk];
             widen(x + from, part, length);
             log_softmax_chunk(part, part, length, m, inverse, static_cast<float>(log.high));
             narrow(part, y + from, length);
@@ -128,7 +128,7 @@ void half_row(const Half* x, Half* y, ptrdiff_t n, float m, Rate<float> rate, In
     Partition p{m, 0, 0, 0};
     add_chunks(n, threads,
         [=](ptrdiff_t from, ptrdiff_t length) {
-            float part[chunk];
+            alignas(64) float part[chunk];
             widen(x + from, part, length);
             Partition of_part{m, 0, 0, 0};
             add_to(of_part, part, length, shift, rate, 1);
@@ -156,7 +156,7 @@ float half_maximum(const Half* x, ptrdiff_t n, int threads) {
     float m = -std::numeric_limits<float>::infinity();
     add_chunks(n, threads,
         [=](ptrdiff_t from, ptrdiff_t length) {
-            float part[chunk];
+            alignas(64) float part[chunk];
             widen(x + from, part, length);
             return maximum(part, length);
         },

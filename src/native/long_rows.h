@@ -257,7 +257,7 @@ template <class T>
 struct TameRows {
     static constexpr bool has_tails = sizeof(T) == 8;
     static constexpr ptrdiff_t size = 2048;  // elements
-    T in_place[size], tails[has_tails ? chunk : 1];
+    alignas(64) T in_place[size], tails[has_tails ? chunk : 1];
     Pair sum[size / 64];
     bool tame[size / 64];
 

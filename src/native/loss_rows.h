@@ -84,9 +84,9 @@ private:
     // tame, so that its power is a normal number, to that.
     template <class Powers>
     void short_losses(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate, bool tame) {
-        double reference[block], high[block], low[block], others_high[block], others_low[block], of_reference[block], its_tail[block];
-        double all[block], all_low[block], distance[block], distance_low[block], x_t[block], weight[block], power_t[block], tail_t[block];
-        double scale_high[block], scale_low[block], at_index[block];
+        alignas(64) double reference[block], high[block], low[block], others_high[block], others_low[block], of_reference[block], its_tail[block];
+        alignas(64) double all[block], all_low[block], distance[block], distance_low[block], x_t[block], weight[block], power_t[block], tail_t[block];
+        alignas(64) double scale_high[block], scale_low[block], at_index[block];
         bool one_hot = !q && options.spread == 0, refers_to_index = one_hot && tame;
         auto weights = static_cast<const T*>(options.weight);
         for (ptrdiff_t r = 0; r < some; ++r) {

@@ -53,9 +53,9 @@ template <class T, bool is_short, class Working = std::conditional_t<is_short, d
 struct ShortRows {
     using Work = Working;
     static constexpr bool wider = sizeof(Result) < sizeof(Work);  // than the result: no tails are needed
-    Work e[block + lanes], tail[block + lanes];
-    T max[block];  // of each row, and its logarithm
-    double high[block], low[block], equal[block];
+    alignas(64) Work e[block + lanes], tail[block + lanes];
+    alignas(64) T max[block];  // of each row, and its logarithm
+    alignas(64) double high[block], low[block], equal[block];
 
     static T maximum(const T* x, ptrdiff_t n) { return is_short ? short_maximum(x, n) : ::maximum(x, n); }
 
