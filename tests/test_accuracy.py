@@ -160,6 +160,17 @@ def test_every_float32_next_to_zero(sign: int) -> None:
             assert_accurate(name, FUNCTIONS[name](pairs), expected, FLOAT32)
 
 
+@pytest.mark.parametrize("n", [50, 100, 300])
+def test_the_smallest_normal_results_are_as_exact_as_others(n: int) -> None:
+    """What the rounded reciprocal lacks of the sum's counts there too, though it is subnormal."""
+    lowest = FORMATS[FLOAT32][1]
+    x = np.random.default_rng(0).uniform(lowest * np.log(2), (lowest + 1) * np.log(2), (60, n))
+    x[:, 0] = 0
+    x = (x + 40).astype(np.float32)
+    errors = reference.ulp_error(FUNCTIONS["softmax"](x), exact("softmax", x), FLOAT32)
+    assert errors.max() < 1.6
+
+
 def test_logarithms_count_the_rounding_errors_of_their_terms(rng: np.random.Generator) -> None:
     """Without them 1.5 units, which the bound would allow, in rows whose logarithm is small."""
     x = rng.uniform(-80, 80, (20_000, 64)).astype(np.float32)

@@ -190,9 +190,12 @@ struct Scale {
     explicit Scale(Pair by) : high(static_cast<T>(by.high)), low(static_cast<T>((by.high - high) + by.low)) {}
 };
 
+// 2^32 times larger until the end: a small result's product with `low` would be subnormal, and off by half of its unit.
 template <class T>
 [[gnu::always_inline]] inline T scaled(Power<T> p, T high, T low) {
-    return fma(p.value, high, fma(p.value, low, p.tail * high));
+    constexpr T up = 0x1p32, down = 0x1p-32;
+    T h = high * up, l = low * up;
+    return fma(p.value, h, fma(p.value, l, p.tail * h)) * down;
 }
 
 template <class T>
