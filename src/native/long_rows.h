@@ -232,13 +232,13 @@ inline void scale_chunk(const float* e, float* y, ptrdiff_t n, Scale<float> scal
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{e[i], 0}, scale);
 }
 
-inline void scale_row(float* y, ptrdiff_t n, Pair sum, int threads) {
+inline void scale_row(const float* e, float* y, ptrdiff_t n, Pair sum, int threads) {
     Scale<float> scale(reciprocal(sum));
-    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { scale_chunk(y + from, y + from, length, scale); });
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { scale_chunk(e + from, y + from, length, scale); });
 }
 
 inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, Rate<float> rate, int threads) {
-    scale_row(y, n, sum_of_powers<ALL, float>(x, y, n, m, Shift<float>(m, rate), rate, threads), threads);
+    scale_row(y, y, n, sum_of_powers<ALL, float>(x, y, n, m, Shift<float>(m, rate), rate, threads), threads);
 }
 
 // Of float64 the tails are kept as well, or the powers computed twice: without, it would be another unit in the last place.
@@ -280,14 +280,12 @@ struct TameRows {
     }
 
     void result(ptrdiff_t r, const T* x, const T* e, T* y, ptrdiff_t n, Rate<T> rate, int threads) const {
-        Scale<T> scale(reciprocal(sum[r]));
         if constexpr (has_tails) {
+            Scale<T> scale(reciprocal(sum[r]));
             if (e) return scale_with_tails(e + r * n, tails + r * n, y, n, scale);
             each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { tame_chunk(x + from, y + from, length, rate, scale); });
-        } else if (n <= chunk) {
-            scale_chunk(e + r * n, y, n, scale);
         } else {
-            each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { scale_chunk(e + from, y + from, length, scale); });
+            scale_row(e + r * n, y, n, sum[r], threads);
         }
     }
 };
