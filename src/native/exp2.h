@@ -99,10 +99,10 @@ struct Power {
     T value, tail;
 };
 
-// exp(d / T) * 2^-K as 2^r * scale, r in [-1/2, 1/2]; accurate enough for a Result.
+// exp(d / T) * 2^-K as 2^(r + rest) * scale, r + rest in [-1/2, 1/2]; accurate enough for a Result.
 template <class T>
 struct Reduced {
-    T r, scale;
+    T r, rest, scale;
 };
 
 template <class Result, class T>
@@ -111,16 +111,16 @@ template <class Result, class T>
     T t = fma(d, high, Format<T>::magic);  // its low bits are N = rint(d * high)
     T n = t - Format<T>::magic, product = d * high;
     T scale = std::bit_cast<T>(static_cast<Bits>((std::bit_cast<Bits>(t) << Format<T>::mantissa) + bias));
-    if constexpr (sizeof(Result) < sizeof(T)) return {fma(d, low, fma(d, high, -n)), scale};
-    else return {(product - n) + fma(d, low, fma(d, high, -product)), scale};  // rounded once
+    if constexpr (sizeof(Result) < sizeof(T)) return {fma(d, low, fma(d, high, -n)), 0, scale};
+    else return {product - n, fma(d, low, fma(d, high, -product)), scale};
 }
 
-// 2^r * scale; where T is wider than the Result, there is no tail.
+// 2^(r + rest) * scale; where T is wider than the Result, there is no tail.
 template <class Result, class T>
 [[gnu::always_inline]] inline Power<T> power(Reduced<T> d) {
-    T q = horner<Result>(d.r), e = fma(d.r, q, T(1));
+    T r = sizeof(Result) < sizeof(T) ? d.r : d.r + d.rest, q = horner<Result>(r), e = fma(r, q, T(1));
     if constexpr (sizeof(Result) < sizeof(T)) return {e * d.scale, 0};
-    else return {e * d.scale, fma(d.r, q, T(1) - e) * d.scale};
+    else return {e * d.scale, fma(d.rest, q, fma(d.r, q, T(1) - e)) * d.scale};
 }
 
 template <class Result, class T>
@@ -148,8 +148,8 @@ template <class Result, class T>
 
 // Loops put their results so: in a loop's body a name for a struct would keep it from vectorising.
 template <class T>
-[[gnu::always_inline]] inline void put(T& r, T& scale, Reduced<T> d) {
-    r = d.r, scale = d.scale;
+[[gnu::always_inline]] inline void put(T& r, T& rest, T& scale, Reduced<T> d) {
+    r = d.r, rest = d.rest, scale = d.scale;
 }
 
 template <class T>

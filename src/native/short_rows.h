@@ -53,7 +53,7 @@ template <class T, bool is_short, class Working = std::conditional_t<is_short, d
 struct ShortRows {
     using Work = Working;
     static constexpr bool wider = sizeof(Result) < sizeof(Work);  // than the result: no tails are needed
-    alignas(64) Work e[block + lanes], tail[block + lanes];
+    alignas(64) Work e[block + lanes], tail[block + lanes], rest[block];
     alignas(64) T max[block];  // of each row, and its logarithm
     alignas(64) double high[block], low[block], equal[block];
 
@@ -68,7 +68,7 @@ struct ShortRows {
             Work v = x[i];
             Magnitude<Work> far = magnitude(v);
             farthest = far > farthest ? far : farthest;
-            put(e[i], tail[i], reduced<Result>(v, rate));
+            put(e[i], rest[i], tail[i], reduced<Result>(v, rate));
         }
         if (farthest > magnitude(rate.tame)) return false;
         constexpr ptrdiff_t strip = 64;
@@ -77,7 +77,7 @@ struct ShortRows {
             fetch<false>(x + size + from, strip);
             if (y) fetch<true>(y + size + from, strip);
 #pragma omp simd
-            for (ptrdiff_t i = from; i < end; ++i) put(e[i], tail[i], power<Result>(Reduced<Work>{e[i], tail[i]}));
+            for (ptrdiff_t i = from; i < end; ++i) put(e[i], tail[i], power<Result>(Reduced<Work>{e[i], rest[i], tail[i]}));
         }
         return true;
     }
