@@ -1,0 +1,144 @@
+"""The whole grid: every function, type, layout and row length, against the fastest peer.
+
+    python benchmarks/grid.py --json grid.json                 all of it
+    python benchmarks/grid.py --json grid.json --functions softmax --dtypes float32
+    python benchmarks/grid.py --from grid.json --plot grid.png      draws what was measured
+    python benchmarks/grid.py --from grid.json                 prints what was measured
+
+A cell is our time over that of the fastest peer: below 1 we are faster. Batches are one row, what
+fills 256 KiB (the cache) and what fills 64 MiB (memory). Layouts: the axis is the last, the first
+or a middle one; `steps` takes every second element of the last axis, `slices` has other elements
+after each row. A peer three times slower than the fastest is not asked about longer arrays.
+
+AVX2 for all: FASTSOFTMAX_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 XLA_FLAGS=--xla_cpu_max_isa=AVX2
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastsoftmax import _bench
+
+FUNCTIONS = ["softmax", "log_softmax", "logsumexp", "softmax_vjp"]
+DTYPES = ["float32", "float64", "float16", "bfloat16"]
+LAYOUTS = {"last": -1, "first": 0, "middle": 1, "steps": -1, "slices": -1}
+BATCHES = {"row": 1, "cache": 2**18, "memory": 2**26}
+LENGTHS = [2, 3, 5, 10, 17, 50, 100, 257, 1000, 4096, 32000, 131072, 4194304]
+
+Array = Any
+Cell = dict[str, Any]
+
+
+def spread(x: Array, layout: str) -> Array:
+    """The same elements, with others between them."""
+    wide = np.zeros((len(x), 2 * x.shape[1] if layout == "steps" else x.shape[1] + 8), x.dtype)
+    view = wide[:, ::2] if layout == "steps" else wide[:, : x.shape[1]]
+    view[...] = x
+    return view
+
+
+def calls_of(case: _bench.Case, layout: str, peers: Iterable[str]) -> dict[str, _bench.Call]:
+    """JAX and onnxruntime take whole arrays only, and copy others first."""
+    calls = _bench.calls(case, peers)
+    if layout not in ("steps", "slices"):
+        return calls
+    inputs = [spread(a, layout) for a in case.inputs]
+    views = dataclasses.replace(case, x=inputs[0], g=inputs[1] if case.g is not None else None)
+
+    def copying(call: _bench.Call) -> _bench.Call:
+        def copy_and_call() -> None:
+            for view, whole in zip(inputs, case.inputs, strict=True):
+                np.copyto(whole, view)
+            call()
+
+        return copy_and_call
+
+    after_copy = {k: copying(calls[k]) for k in ("JAX", "onnxruntime") if k in calls}
+    return {**_bench.calls(views, peers), "copy": calls["copy"], **after_copy}
+
+
+def fastest(seconds: dict[str, float]) -> list[str]:
+    """The peers worth asking about longer arrays."""
+    peers = {k: t for k, t in seconds.items() if k not in ("copy", "fastsoftmax")}
+    return [name for name, t in peers.items() if t <= 3 * min(peers.values())]
+
+
+def rows_of(batch: str, n: int, dtype: str) -> int:
+    itemsize = {"float32": 4, "float64": 8}.get(dtype, 2)
+    return max(1, BATCHES[batch] // (itemsize * n)) if batch != "row" else 1
+
+
+def measure(options: argparse.Namespace) -> Iterator[Cell]:
+    product = itertools.product(options.functions, options.dtypes, options.layouts, LENGTHS)
+    peers = list(_bench.PEERS)
+    for function, dtype, layout, n in product:
+        seen, peers = set(), list(_bench.PEERS) if n <= 1000 else peers
+        for batch in BATCHES:
+            rows = rows_of(batch, n, dtype)
+            if rows in seen:
+                continue
+            seen.add(rows)
+            what = (f"{rows}x{n}", function, dtype, LAYOUTS[layout], options.threads)
+            calls = calls_of(_bench.make_case(*what), layout, peers)
+            seconds = _bench.medians(calls, options.rounds, 0.01 * (options.threads > 1))
+            peers = fastest(seconds) if rows * n > 2**12 else peers
+            key = {"function": function, "dtype": dtype, "layout": layout, "n": n, "batch": batch}
+            yield {**key, "rows": rows, "seconds": seconds}
+
+
+def ratio(cell: Cell) -> tuple[float, str]:
+    """Our time over that of the fastest peer, and its name."""
+    peers = {k: t for k, t in cell["seconds"].items() if k not in ("copy", "fastsoftmax")}
+    best = min(peers, key=lambda name: peers[name])
+    return cell["seconds"]["fastsoftmax"] / peers[best], best
+
+
+def table(cells: list[Cell]) -> str:
+    """A line for each function, type, layout and batch; bold where the peer is faster."""
+    lines = ["| | " + " | ".join(map(str, LENGTHS)) + " |", "|---" * (len(LENGTHS) + 1) + "|"]
+    keys = ("function", "dtype", "layout", "batch")
+    found: dict[tuple[str, ...], dict[int, str]] = {}
+    for cell in cells:
+        r, peer = ratio(cell)
+        text = f"{r:.2f}" if r <= 1 else f"**{r:.2f}** {peer}"
+        found.setdefault(tuple(cell[k] for k in keys), {})[cell["n"]] = text
+    for key, line in found.items():
+        lines.append(f"| {' '.join(key)} | {' | '.join(line.get(n, '') for n in LENGTHS)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures the whole grid.")
+    parser.add_argument("--functions", nargs="+", choices=FUNCTIONS, default=FUNCTIONS)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE", type=Path)
+    parser.add_argument("--from", metavar="FILE", type=Path, dest="source")
+    options = parser.parse_args()
+    if options.source:
+        cells = [json.loads(line) for line in options.source.read_text().splitlines()]
+    else:
+        _bench.with_threads(options.threads)
+        cells = []
+        for cell in measure(options):
+            cells.append(cell)
+            print(*(cell[k] for k in ("function", "dtype", "layout", "rows", "n")), file=sys.stderr)
+            if options.json:
+                with options.json.open("a") as file:
+                    file.write(json.dumps(cell) + "\n")
+    print(table(cells))
+
+
+if __name__ == "__main__":
+    main()
