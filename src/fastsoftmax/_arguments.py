@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,9 @@ def contiguous(x: Array, dtype: DTypeLike | None = None) -> Array:
     return y if y.flags.aligned else y.copy()
 
 
+PART = 2**18  # bytes
+
+
 class Axes:
     """
     The reduced axes of an array, and the way to rows and back.
@@ -117,6 +120,20 @@ class Axes:
         moved = x if self.in_order else x.transpose(self.order)
         return contiguous(moved, dtype).reshape((*self.batch, self.n))
 
+    def parts(self, x: Array) -> Iterator[tuple[int | slice, ...]]:
+        """Indices of `batch`, in order: parts of x, its axes in `order`, that stay in the cache."""
+        sizes = [x.nbytes]  # of what is left when the leading axes are fixed
+        for length in self.batch:
+            sizes.append(sizes[-1] // max(length, 1))
+        k = next((i for i, size in enumerate(sizes[1:]) if size <= PART), len(self.batch) - 1)
+        if x.nbytes <= PART or k < 0:
+            yield ()
+            return
+        step = max(1, PART // max(sizes[k + 1], 1))
+        for lead in np.ndindex(self.batch[:k]):
+            for i in range(0, self.batch[k], step):
+                yield (*lead, slice(i, i + step))
+
     def back(self, rows: Array) -> Array:
         """Rows to the original shape, as a view."""
         if self.in_order:
@@ -125,12 +142,17 @@ class Axes:
         return moved.transpose([self.order.index(i) for i in range(len(self.shape))])
 
     def columns(self, x: Array) -> Array | None:
-        """(before, n, after), a view of a C-contiguous x whose reduced axes are neighbours."""
-        if not (self.reduced and x.flags.c_contiguous and x.flags.aligned):
+        """
+        (before, n, after), of an x whose reduced axes are neighbours: as it is, or a copy.
+
+        None where its rows are better taken: they lie in one piece, or are of other axes.
+        """
+        if not self.reduced:
             return None
         first, end = self.reduced[0], self.reduced[-1] + 1
-        if len(self.reduced) != end - first:
+        if len(self.reduced) != end - first or x.strides[end - 1] == x.itemsize:
             return None
+        x = contiguous(x)
         return x.reshape(math.prod(self.shape[:first]), self.n, math.prod(self.shape[end:]))
 
 

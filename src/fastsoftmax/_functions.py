@@ -247,7 +247,7 @@ def _general(
     if y is None:
         direct = out if axes.in_order else None
         stored = result if result.itemsize == 2 and t.max(initial=0) <= _LARGE else working
-        y = _of_rows(name, axes.rows(values, stored), axes, keep, t, direct, source)
+        y = _of_rows(name, values, stored, axes, keep, t, direct, source)
         y = y.astype(result, copy=False)
         y = y.reshape(shape) if reduces else axes.back(y)
     if mask is not None:
@@ -268,31 +268,57 @@ def _of_columns(
 
 def _of_rows(
     name: str,
-    rows: Array,
+    x: Array,
+    dtype: np.dtype[Any],
     axes: Axes,
     keep: Array | None,
     t: Array,
     out: Array | None,
     source: Array,
 ) -> Array:
-    """Of contiguous rows, of shape batch + (n,), in the working type or one of 16 bits."""
+    """
+    Of shape batch + (n,), computed as dtype, the working type or one of 16 bits.
+
+    What is not there already as contiguous rows of that type becomes it part by part.
+    """
     reduces = name == "logsumexp"
-    dtype = rows.dtype
+    x = x.transpose(axes.order)
+    keep = None if keep is None else keep.transpose(axes.order)
+    shape = axes.batch if reduces else (*axes.batch, axes.n)
+    y = room(out, shape, dtype, source, t, keep)
+    if not x.size:
+        y[...] = _MASKED[name]
+        return y
+    is_ready = keep is None and x.dtype == dtype and t.max() <= _LARGE
+    is_ready = is_ready and x.flags.c_contiguous and x.flags.aligned
+    if is_ready:
+        _of_part(name, x.reshape(*axes.batch, axes.n), None, t, y)
+        return y
+    copy = np.empty(0, dtype)
+    for at in axes.parts(x):
+        part = x[at]
+        if copy.size < part.size:
+            copy = np.empty(part.size, dtype)
+        rows = copy[: part.size].reshape(part.shape)
+        np.copyto(rows, part, casting="unsafe")
+        rows = rows.reshape(*part.shape[: part.ndim - len(axes.reduced)], axes.n)
+        some = None if keep is None else contiguous(keep[at]).reshape(rows.shape)
+        _of_part(name, rows, some, t[at] if t.ndim else t, y[at] if at else y)
+    return y
+
+
+def _of_part(name: str, rows: Array, keep: Array | None, t: Array, y: Array) -> None:
     if keep is not None:
-        keep = axes.rows(keep)
         # zeros in a row with nothing kept: nothing to signal there
-        nothing = -np.inf if reduces else np.where(keep.any(axis=-1, keepdims=True), -np.inf, 0)
-        rows = np.where(keep, rows, np.asarray(nothing, dtype))
-    if t.max(initial=0) > _LARGE:
+        is_kept = keep.any(axis=-1, keepdims=True)
+        nothing = -np.inf if name == "logsumexp" else np.where(is_kept, -np.inf, 0)
+        rows = np.where(keep, rows, np.asarray(nothing, rows.dtype))
+    if t.max() > _LARGE:
         rows = np.ldexp(rows, np.where(t > _LARGE, -64, 0)[..., None])
         t = np.where(t > _LARGE, t / _LARGE, t)
-    y = room(out, rows.shape[:-1] if reduces else rows.shape, dtype, source, t, keep)
-    if not rows.size:
-        y[...] = _MASKED[name]
-    elif dtype.itemsize > 8:
-        y = _longdouble.rows(name, rows, t)
+    if rows.dtype.itemsize > 8:
+        y[...] = _longdouble.rows(name, rows, t)
     else:
         _ROWS[name](rows, y, contiguous(t))
-    if keep is not None and not reduces:
+    if keep is not None and name != "logsumexp":
         y[~keep] = _MASKED[name]
-    return y

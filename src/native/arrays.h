@@ -102,18 +102,12 @@ bool in_threads(Kernel kernel, Rows rows, int threads, npy_intp scratch) {
 
 constexpr bool is_jacobian(Function f) { return f == SOFTMAX_JACOBIAN || f == LOG_SOFTMAX_JACOBIAN; }
 
-// How many vectors a derivative multiplies.
-constexpr int vectors(Function f) {
-    return f == SOFTMAX_VJP_DERIVATIVE ? 2 : f == SOFTMAX_VJP || f == LOG_SOFTMAX_VJP || f == LOG_SOFTMAX_JVP;
-}
-
 // Runs the kernel over all rows; false with an exception set, if NumPy's error state or a lack of memory asks for one.
 bool run(Function function, PyArrayObject* x, Rows rows) {
     Kernel kernel = kernels->rows[function][type_of(x)];
     npy_intp elements = rows.count * rows.n * (is_jacobian(function) || function == SOFTMAX_JACOBIAN_EIGENVALUES ? rows.n : 1);
     int threads = threads_for(elements);
-    npy_intp needed = rows.after > 1 ? column_scratch(rows.n) : rows.where && function == LOGSUMEXP ? rows.n : 0;
-    npy_intp scratch = needed * PyArray_ITEMSIZE(x);
+    npy_intp scratch = scratch_size(function, rows.n, rows.after, rows.where, PyArray_ITEMSIZE(x));
     if (scratch && !(rows.scratch = PyMem_RawMalloc(scratch * threads))) return PyErr_NoMemory() != nullptr;
     rows.streams = elements * PyArray_ITEMSIZE(x) > cached;
     bool invalid;

@@ -12,6 +12,7 @@ namespace {
 
 struct Float16 {
     uint16_t bits;
+    Float16() = default;
     explicit Float16(float f) : bits(rounded(f)) {}
     static uint16_t rounded(float f) {
         int32_t all = std::bit_cast<int32_t>(f), sign = (all >> 16) & 0x8000, m = all & 0x7fffffff;
@@ -30,6 +31,7 @@ struct Float16 {
 
 struct BFloat16 {
     uint16_t bits;
+    BFloat16() = default;
     explicit BFloat16(float f) : bits(rounded(f)) {}
     static uint16_t rounded(float f) {
         int32_t all = std::bit_cast<int32_t>(f), sign = (all >> 16) & 0x8000, m = all & 0x7fffffff;

@@ -5,6 +5,7 @@
 
 #include "columns.h"
 #include "eigenvalues.h"
+#include "gathered.h"
 #include "half_rows.h"
 #include "jacobians.h"
 #include "long_rows.h"
@@ -142,26 +143,21 @@ bool contiguous_rows(const Rows& r) {
     return call.invalid;
 }
 
-template <class T>
-void transpose(const T* x, ptrdiff_t x_stride, T* y, ptrdiff_t y_stride, ptrdiff_t rows, ptrdiff_t columns) {
-    for (ptrdiff_t i = 0; i < rows; ++i)
-        for (ptrdiff_t j = 0; j < columns; ++j) y[j * y_stride + i] = x[i * x_stride + j];
-}
-
-// Some columns, transposed: of any kind, and with temperatures of their own.
-template <Function function, class T>
-bool transposed_columns(const Rows& r, const T* x, T* y, ptrdiff_t count, const double* temperature) {
-    auto scratch = static_cast<T*>(r.scratch), results = scratch + columns_at_a_time * r.n;
+// Some columns, in scratch: of any kind, and with temperatures of their own.
+template <Function function, class T, Kernel of_rows>
+bool gathered_columns(const Rows& r, const T* x, T* y, ptrdiff_t count, const double* temperature) {
+    ptrdiff_t at_a_time = columns_at_a_time(r.n);
+    auto scratch = static_cast<T*>(r.scratch), results = scratch + at_a_time * r.n;
     bool invalid = false;
-    for (ptrdiff_t c = 0; c < count; c += columns_at_a_time) {
-        ptrdiff_t some = std::min(columns_at_a_time, count - c);
-        transpose(x + c, r.after, scratch, r.n, r.n, some);
+    for (ptrdiff_t c = 0; c < count; c += at_a_time) {
+        ptrdiff_t some = std::min(at_a_time, count - c);
+        gather(x + c, r.after, scratch, r.n, some);
         Rows part{scratch, function == LOGSUMEXP ? y + c : results, some, r.n};
         part.threads = r.threads;
         part.temperature = temperature + c * r.temperature_stride;
         part.temperature_stride = r.temperature_stride;
-        invalid |= contiguous_rows<function, T>(part);
-        if (function != LOGSUMEXP) transpose(results, r.n, y + c, r.after, some, r.n);
+        invalid |= of_rows(part);
+        if (function != LOGSUMEXP) scatter(results, y + c, r.after, r.n, some);
     }
     return invalid;
 }
@@ -177,7 +173,7 @@ bool columns(const Rows& r) {
         const double* temperature = r.temperature + at * r.temperature_stride;
         auto scratch = static_cast<T*>(r.scratch);
         if (r.temperature_stride || !tame_columns<function, T, is_short>(x, y, r.n, r.after, count, *temperature, scratch))
-            invalid |= transposed_columns<function>(r, x, y, count, temperature);
+            invalid |= gathered_columns<function, T, contiguous_rows<function, T>>(r, x, y, count, temperature);
     }
     return invalid;
 }
@@ -254,7 +250,17 @@ bool rows(const Rows& r) {
 
 template <Function function, class Half>
 bool half_rows(const Rows& r) {
-    return r.where ? rows_where<function, Half, all_half_rows<function, Half>>(r) : all_half_rows<function, Half>(r);
+    if (r.where) return rows_where<function, Half, all_half_rows<function, Half>>(r);
+    if (r.after == 1) return all_half_rows<function, Half>(r);
+    bool invalid = false;
+    for (ptrdiff_t at = r.first, count; at < r.first + r.count; at += count) {
+        ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
+        count = std::min(r.after - column, r.first + r.count - at);
+        auto y = static_cast<Half*>(r.y) + (function == LOGSUMEXP ? at : offset);
+        invalid |= gathered_columns<function, Half, all_half_rows<function, Half>>(
+            r, static_cast<const Half*>(r.x) + offset, y, count, r.temperature + at * r.temperature_stride);
+    }
+    return invalid;
 }
 
 template <Function function, class T>
@@ -281,6 +287,42 @@ bool derivatives(const Rows& r) {
     if (r.streams) end_streams();
     return false;
 }
+
+// Of columns, or of 16-bit floats: some at a time, as rows of Work in scratch.
+template <Function function, class T, class Work>
+bool gathered_derivatives(const Rows& r) {
+    ptrdiff_t n = r.n, at_a_time = r.after > 1 ? columns_at_a_time(n) : rows_at_a_time(n);
+    auto scratch = static_cast<Work*>(r.scratch);
+    for (ptrdiff_t at = r.first, some; at < r.first + r.count; at += some) {
+        ptrdiff_t column = at % r.after, offset = (at - column) * n + column;
+        some = std::min(at_a_time, r.first + r.count - at);
+        if (r.after > 1) some = std::min(some, r.after - column);
+        auto gathered = [&](int i, const void* a) {
+            Work* to = scratch + i * at_a_time * n;
+            auto from = static_cast<const T*>(a) + offset;
+            if (r.after > 1) gather(from, r.after, to, n, some);
+            else convert(from, to, some * n);
+            return to;
+        };
+        Work* result = scratch;
+        Rows part{gathered(1, r.x), result, some, n};
+        part.v = gathered(2, r.v);
+        if constexpr (vectors(function) == 2) part.u = gathered(3, r.u);
+        part.threads = r.threads;
+        derivatives<function, Work>(part);
+        T* y = static_cast<T*>(r.y) + offset;
+        if (r.after > 1) scatter(result, y, r.after, n, some);
+        else convert(result, y, some * n);
+    }
+    return false;
+}
+
+template <Function function, class T>
+bool products(const Rows& r) {
+    return r.after > 1 ? gathered_derivatives<function, T, T>(r) : derivatives<function, T>(r);
+}
+
+#define PRODUCTS(f) {products<f, float>, products<f, double>, gathered_derivatives<f, Float16, float>, gathered_derivatives<f, BFloat16, float>}
 
 bool eigenvalues(const Rows& r) {
     auto p = static_cast<const double*>(r.x);
@@ -327,13 +369,13 @@ const Kernels TABLE(FASTSOFTMAX_ISA) = {
         {rows<SOFTMAX, float>, rows<SOFTMAX, double>, half_rows<SOFTMAX, Float16>, half_rows<SOFTMAX, BFloat16>},
         {rows<LOG_SOFTMAX, float>, rows<LOG_SOFTMAX, double>, half_rows<LOG_SOFTMAX, Float16>, half_rows<LOG_SOFTMAX, BFloat16>},
         {rows<LOGSUMEXP, float>, rows<LOGSUMEXP, double>, half_rows<LOGSUMEXP, Float16>, half_rows<LOGSUMEXP, BFloat16>},
-        {derivatives<SOFTMAX_VJP, float>, derivatives<SOFTMAX_VJP, double>},
-        {derivatives<SOFTMAX_VJP_DERIVATIVE, float>, derivatives<SOFTMAX_VJP_DERIVATIVE, double>},
+        PRODUCTS(SOFTMAX_VJP),
+        PRODUCTS(SOFTMAX_VJP_DERIVATIVE),
         {derivatives<SOFTMAX_JACOBIAN, float>, derivatives<SOFTMAX_JACOBIAN, double>},
         {derivatives<SOFTMAX_JACOBIAN_DIAGONAL, float>, derivatives<SOFTMAX_JACOBIAN_DIAGONAL, double>},
         {nullptr, eigenvalues},
-        {derivatives<LOG_SOFTMAX_VJP, float>, derivatives<LOG_SOFTMAX_VJP, double>},
-        {derivatives<LOG_SOFTMAX_JVP, float>, derivatives<LOG_SOFTMAX_JVP, double>},
+        PRODUCTS(LOG_SOFTMAX_VJP),
+        PRODUCTS(LOG_SOFTMAX_JVP),
         {derivatives<LOG_SOFTMAX_JACOBIAN, float>, derivatives<LOG_SOFTMAX_JACOBIAN, double>},
         {parts<PARTITION, float>, parts<PARTITION, double>},
         {parts<SOFTMAX_PART, float>, parts<SOFTMAX_PART, double>},

@@ -1,5 +1,6 @@
 // What the module knows of the kernels: a range of rows in, rows out, one table per instruction set.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -49,24 +50,41 @@ struct Rows {
     const void *v = nullptr, *u = nullptr;  // the vectors that derivatives multiply
     Partition* partition = nullptr;    // one a row
     const Losses* losses = nullptr;
-    // softmax, log_softmax, logsumexp along another axis than the last: rows are columns of x, of shape (count / after,
-    // n, after), and go through scratch, which has room for `column_scratch(n)` elements (logsumexp with `where`: for n).
+    // Along another axis than the last: rows are columns of x, of shape (count / after,
+    // n, after); so of derivatives that multiply vectors.
     ptrdiff_t after = 1;
-    void* scratch = nullptr;
+    void* scratch = nullptr;  // of `scratch_size`
     const bool* where = nullptr;  // of softmax, log_softmax, logsumexp along the last axis: the elements that count
     ptrdiff_t first = 0;
     int threads = 1;  // that share each row
     bool streams = false;  // y is too large to stay in the cache
 };
 
-constexpr ptrdiff_t columns_at_a_time = 16;  // where they are transposed
-constexpr ptrdiff_t column_scratch(ptrdiff_t n) { return 2 * columns_at_a_time * n; }
+// How many vectors a derivative multiplies.
+constexpr int vectors(Function f) {
+    return f == SOFTMAX_VJP_DERIVATIVE ? 2 : f == SOFTMAX_VJP || f == LOG_SOFTMAX_VJP || f == LOG_SOFTMAX_JVP;
+}
+
+// How many columns, or rows, of n elements are gathered in scratch at a time, and what that takes. Columns: some lines of the
+// cache, few of which wait for the next ones.
+constexpr ptrdiff_t columns_at_a_time(ptrdiff_t n) { return std::clamp<ptrdiff_t>((1 << 17) / n / 16 * 16, 16, 128); }
+constexpr ptrdiff_t rows_at_a_time(ptrdiff_t n) { return std::max<ptrdiff_t>(1, (1 << 13) / n); }
+
+// In bytes, for elements of a size.
+constexpr ptrdiff_t scratch_size(Function f, ptrdiff_t n, ptrdiff_t after, bool where, ptrdiff_t itemsize) {
+    ptrdiff_t columns = columns_at_a_time(n) * n;
+    if (vectors(f)) {
+        if (after == 1 && itemsize > 2) return 0;
+        return (2 + vectors(f)) * (after == 1 ? rows_at_a_time(n) * n : columns) * std::max<ptrdiff_t>(itemsize, 4);
+    }
+    return (after > 1 ? 2 * columns : where && f == LOGSUMEXP ? n : 0) * itemsize;
+}
 
 using Kernel = bool (*)(const Rows&);  // true where a row has no answer: NumPy's 'invalid'
 
 struct Kernels {
     const char* name;
-    Kernel rows[FUNCTIONS][TYPES];  // of the 16-bit types: softmax, log_softmax and logsumexp only
+    Kernel rows[FUNCTIONS][TYPES];
 };
 
 extern const Kernels kernels_baseline, kernels_avx2, kernels_avx512, kernels_neon;

@@ -21,7 +21,7 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (!(t > 0x1p-60 && t < 0x1p60) || axis < 0) Py_RETURN_NONE;
     npy_intp n = PyArray_DIM(x, axis), after = 1, dims[NPY_MAXDIMS];
     for (int i = axis + 1; i < ndim; ++i) after *= PyArray_DIM(x, i);
-    if (after > 1 && (PyArray_ITEMSIZE(x) == 2 || where != Py_None)) Py_RETURN_NONE;
+    if (after > 1 && where != Py_None) Py_RETURN_NONE;
     constexpr bool reduces = function == LOGSUMEXP;
     std::copy_n(PyArray_DIMS(x), ndim, dims);
     if (reduces) std::copy(dims + axis + 1, dims + ndim, dims + axis);
@@ -39,8 +39,7 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return computed(function, x, rows, out, ndim, dims);
 }
 
-// function(p, vectors..., axis, out): for C-contiguous arrays of float32 or float64 along their last axis; None for anything
-// else.
+// function(p, vectors..., axis, out): for C-contiguous arrays of floats along one axis; None for anything else.
 template <Function function>
 PyObject* direct_product(PyObject*, PyObject* const* args, Py_ssize_t count) {
     constexpr int inputs = 1 + vectors(function);
@@ -51,13 +50,16 @@ PyObject* direct_product(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyArrayObject* p = a[0];
     int ndim = PyArray_NDIM(p);
     PyObject* out = args[inputs + 1];
-    if (!is_rows(p) || !kernels->rows[function][type_of(p)] || to_axis(args[inputs], p) != ndim - 1) Py_RETURN_NONE;
+    if (!is_rows(p)) Py_RETURN_NONE;
+    int axis = to_axis(args[inputs], p);
+    if (axis < 0) Py_RETURN_NONE;
     for (int i = 0; i < inputs; ++i) {
         if (PyArray_TYPE(a[i]) != PyArray_TYPE(p) || !PyArray_ISCARRAY_RO(a[i]) || !PyArray_SAMESHAPE(p, a[i])) Py_RETURN_NONE;
         if (out != Py_None && !takes_directly(out, a[i], ndim, PyArray_DIMS(p), true)) Py_RETURN_NONE;
     }
-    npy_intp n = length(p);
+    npy_intp n = PyArray_DIM(p, axis);
     Rows rows{PyArray_DATA(p), nullptr, PyArray_SIZE(p) / n, n};
+    for (int i = axis + 1; i < ndim; ++i) rows.after *= PyArray_DIM(p, i);
     rows.v = PyArray_DATA(a[1]);
     if constexpr (inputs == 3) rows.u = PyArray_DATA(a[2]);
     return computed(function, p, rows, out, ndim, PyArray_DIMS(p));
@@ -85,12 +87,12 @@ bool takes(PyArrayObject* a, PyArrayObject* x, npy_intp size) {
 }
 
 // function_rows(x, y, temperature): all arrays C-contiguous, x and y of one dtype; temperature float64, with one number or
-// one a row. function_columns, likewise: along the middle axis of x, of three, and not of 16-bit floats.
+// one a row. function_columns, likewise: along the middle axis of x, of three.
 template <Function function, bool columns>
 PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     bool ok = count == 3 && PyArray_Check(args[0]) && PyArray_Check(args[1]) && PyArray_Check(args[2]);
     auto a = reinterpret_cast<PyArrayObject* const*>(args);
-    ok = ok && is_rows(a[0]) && (!columns || (PyArray_NDIM(a[0]) == 3 && PyArray_ITEMSIZE(a[0]) > 2));
+    ok = ok && is_rows(a[0]) && (!columns || PyArray_NDIM(a[0]) == 3);
     if (ok) {
         npy_intp n = columns ? PyArray_DIM(a[0], 1) : length(a[0]), size = PyArray_SIZE(a[0]), given = PyArray_SIZE(a[2]);
         Rows rows{PyArray_DATA(a[0]), PyArray_DATA(a[1]), size / n, n};
@@ -105,7 +107,7 @@ PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
-// function_rows(p, y, vectors...): all arrays C-contiguous, of one dtype, float32 or float64.
+// function_rows(p, y, vectors...): all arrays C-contiguous, of one dtype; Jacobians: float32 or float64.
 template <Function function>
 PyObject* derivative_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     constexpr int arguments = 2 + vectors(function);
