@@ -80,7 +80,7 @@ def contiguous(x: Array, dtype: DTypeLike | None = None) -> Array:
     return y if y.flags.aligned else y.copy()
 
 
-PART = 2**18  # bytes
+PART = 2**18  # bytes that stay in the cache
 
 
 class Axes:
@@ -120,18 +120,42 @@ class Axes:
         moved = x if self.in_order else x.transpose(self.order)
         return contiguous(moved, dtype).reshape((*self.batch, self.n))
 
-    def parts(self, x: Array) -> Iterator[tuple[int | slice, ...]]:
-        """Indices of `batch`, in order: parts of x, its axes in `order`, that stay in the cache."""
-        sizes = [x.nbytes]  # of what is left when the leading axes are fixed
-        for length in self.batch:
-            sizes.append(sizes[-1] // max(length, 1))
-        k = next((i for i, size in enumerate(sizes[1:]) if size <= PART), len(self.batch) - 1)
-        if x.nbytes <= PART or k < 0:
+    def parts(self, *arrays: tuple[Array, DTypeLike]) -> Iterator[tuple[Any, list[Array]]]:
+        """
+        Contiguous rows of arrays, each of its dtype, with their index into the batch.
+
+        All of them at once where they are there; else part by part, as copies that stay in the
+        cache, each made where the last one was.
+        """
+        moved = [(a.transpose(self.order), np.dtype(dtype)) for a, dtype in arrays]
+        whole = all(a.dtype == t and a.flags.c_contiguous and a.flags.aligned for a, t in moved)
+        copies = [np.empty(0, dtype) for _, dtype in moved]
+        for at in ((),) if whole else self._indices(moved[0][0].nbytes):
+            rows = []
+            for i, (a, dtype) in enumerate(moved):
+                part = a[at]
+                if not whole:
+                    if copies[i].size < part.size:
+                        copies[i] = np.empty(part.size, dtype)
+                    copy = copies[i][: part.size].reshape(part.shape)
+                    np.copyto(copy, part, casting="unsafe")
+                    part = copy
+                batch = part.shape[: part.ndim - len(self.reduced)]
+                rows.append(part.reshape(*batch, self.n))
+            yield at, rows
+
+    def _indices(self, nbytes: int) -> Iterator[tuple[int | slice, ...]]:
+        """Indices of the batch, in order: parts of an array of so many bytes."""
+        size, k = nbytes, 0  # of what is left when k leading axes are fixed
+        while size > PART and k < len(self.batch):
+            size //= self.batch[k]
+            k += 1
+        if k == 0:
             yield ()
             return
-        step = max(1, PART // max(sizes[k + 1], 1))
-        for lead in np.ndindex(self.batch[:k]):
-            for i in range(0, self.batch[k], step):
+        step = max(1, PART // size)
+        for lead in np.ndindex(self.batch[: k - 1]):
+            for i in range(0, self.batch[k - 1], step):
                 yield (*lead, slice(i, i + step))
 
     def back(self, rows: Array) -> Array:

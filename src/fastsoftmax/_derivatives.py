@@ -353,10 +353,11 @@ def _product(function: str, axis: Axis, out: Array | None, **arguments: ArrayLik
     mask = _mask(p, *vectors)
     check_out(out, p.shape, dtype, mask is not None)
 
-    working = working_dtype(dtype)
-    p_rows, *rows = (axes.rows(_kept(a, mask), working) for a in sources.values())
-    y = room(out if axes.in_order else None, p_rows.shape, working, *sources.values())
-    y = of_rows(function, y, p_rows, *rows)
+    kept = [_kept(a, mask) for a in sources.values()]
+    stored = dtype if dtype.itemsize == 2 else working_dtype(dtype)
+    y = room(out if axes.in_order else None, (*axes.batch, axes.n), stored, *sources.values())
+    for at, rows in axes.parts(*((a, stored) for a in kept)):
+        of_rows(function, y[at], *rows)
     return deliver(axes.back(y.astype(dtype, copy=False)), out, p, mask)
 
 
@@ -380,10 +381,10 @@ def _jacobian(function: str, p: ArrayLike, axis: Axis, out: Array | None) -> Any
 
 
 def of_rows(function: str, y: Array, p: Array, *vectors: Array) -> Array:
-    """The kernel called `function`, of rows of one dtype: in y, or a new array of longdouble."""
+    """The kernel called `function`, of rows of one dtype, in y."""
     if p.dtype.itemsize > 8:
-        return np.asarray(getattr(_longdouble, function)(p, *vectors))
-    if y.size:
+        y[...] = getattr(_longdouble, function)(p, *vectors)
+    elif y.size:
         getattr(_native, f"{function}_rows")(p, y, *vectors)
     return y
 

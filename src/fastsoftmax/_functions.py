@@ -281,29 +281,14 @@ def _of_rows(
 
     What is not there already as contiguous rows of that type becomes it part by part.
     """
-    reduces = name == "logsumexp"
-    x = x.transpose(axes.order)
-    keep = None if keep is None else keep.transpose(axes.order)
-    shape = axes.batch if reduces else (*axes.batch, axes.n)
+    shape = axes.batch if name == "logsumexp" else (*axes.batch, axes.n)
     y = room(out, shape, dtype, source, t, keep)
     if not x.size:
         y[...] = _MASKED[name]
         return y
-    is_ready = keep is None and x.dtype == dtype and t.max() <= _LARGE
-    is_ready = is_ready and x.flags.c_contiguous and x.flags.aligned
-    if is_ready:
-        _of_part(name, x.reshape(*axes.batch, axes.n), None, t, y)
-        return y
-    copy = np.empty(0, dtype)
-    for at in axes.parts(x):
-        part = x[at]
-        if copy.size < part.size:
-            copy = np.empty(part.size, dtype)
-        rows = copy[: part.size].reshape(part.shape)
-        np.copyto(rows, part, casting="unsafe")
-        rows = rows.reshape(*part.shape[: part.ndim - len(axes.reduced)], axes.n)
-        some = None if keep is None else contiguous(keep[at]).reshape(rows.shape)
-        _of_part(name, rows, some, t[at] if t.ndim else t, y[at] if at else y)
+    masks = [] if keep is None else [(keep, bool)]
+    for at, (rows, *mask) in axes.parts((x, dtype), *masks):
+        _of_part(name, rows, mask[0] if mask else None, t[at] if t.ndim else t, y[at] if at else y)
     return y
 
 

@@ -10,6 +10,7 @@
 #include "jacobians.h"
 #include "long_rows.h"
 #include "loss_rows.h"
+#include "product_columns.h"
 #include "products.h"
 #include "short_rows.h"
 
@@ -317,9 +318,31 @@ bool gathered_derivatives(const Rows& r) {
     return false;
 }
 
+// Columns of float32, some at a time: side by side, or, where they are not finite, gathered.
+template <Function function>
+bool product_columns(const Rows& r) {
+    using Columns = ProductColumns<function>;
+    for (ptrdiff_t at = r.first, some; at < r.first + r.count; at += some) {
+        ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
+        some = std::min({Columns::width, r.after - column, r.first + r.count - at});
+        auto from = [&](const void* a) { return static_cast<const float*>(a) + offset; };
+        Columns columns(from(r.x), from(r.v), r.n, r.after, some);
+        if (columns.means()) {
+            columns.products(static_cast<float*>(r.y) + offset);
+        } else {
+            Rows part = r;
+            part.first = at, part.count = some;
+            gathered_derivatives<function, float, float>(part);
+        }
+    }
+    return false;
+}
+
 template <Function function, class T>
 bool products(const Rows& r) {
-    return r.after > 1 ? gathered_derivatives<function, T, T>(r) : derivatives<function, T>(r);
+    if (r.after == 1) return derivatives<function, T>(r);
+    if constexpr (sizeof(T) == 4 && (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP)) return product_columns<function>(r);
+    else return gathered_derivatives<function, T, T>(r);
 }
 
 #define PRODUCTS(f) {products<f, float>, products<f, double>, gathered_derivatives<f, Float16, float>, gathered_derivatives<f, BFloat16, float>}

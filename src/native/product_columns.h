@@ -1,0 +1,97 @@
+// softmax_vjp and log_softmax_jvp along columns of float32, side by side: each sum in the order of a contiguous row.
+#pragma once
+#include "products.h"
+
+namespace {
+
+template <Function function>
+struct ProductColumns {
+    static constexpr ptrdiff_t width = 256;
+
+    const float *p, *v;
+    ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
+    alignas(64) double sum[lanes][width], weight[lanes][width];  // of a chunk
+    alignas(64) double total[width], total_weight[width], v_r[width], mean[width];
+    alignas(64) float c[width], rest[width];
+
+    ProductColumns(const float* p, const float* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
+        : p(p), v(v), n(n), after(after), count(count) {}
+
+    // Of each column the v of the first element that is not negligible.
+    void references() {
+        int32_t found[width], all = 0;
+        std::fill_n(found, count, 0);
+        for (ptrdiff_t j = 0; j < n && !all; ++j) {
+            const float *p_j = p + j * after, *v_j = v + j * after;
+            all = -1;
+#pragma omp simd reduction(& : all)
+            for (ptrdiff_t i = 0; i < count; ++i) {
+                v_r[i] = found[i] ? v_r[i] : v_j[i];
+                found[i] |= p_j[i] >= 0x1p-26f ? -1 : 0;
+                all &= found[i];
+            }
+        }
+    }
+
+    // Adds elements j of all columns to the sums.
+    [[gnu::always_inline]] void add(ptrdiff_t j, ptrdiff_t lane) {
+        const float *p_j = p + j * after, *v_j = v + j * after;
+        double *s = sum[lane], *w = weight[lane];
+        const double* reference = v_r;
+        fetch<false>(p_j + after, count);
+        fetch<false>(v_j + after, count);
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            double p_i = p_j[i];
+            s[i] += p_i * (v_j[i] - reference[i]), w[i] += p_i;
+        }
+    }
+
+    // The sums of some rows, as `weighted` has them.
+    void add_rows(ptrdiff_t from, ptrdiff_t length) {
+        ptrdiff_t parts = length > few ? lanes : 4, whole = length / parts * parts;
+        for (ptrdiff_t l = 0; l < parts; ++l) std::fill_n(sum[l], count, 0.0), std::fill_n(weight[l], count, 0.0);
+        for (ptrdiff_t j = 0; j < whole; ++j) add(from + j, j % parts);
+        for (ptrdiff_t j = whole; j < length; ++j) add(from + j, length > few ? j - (length - lanes) : 0);
+        if (length > few) {
+            for (ptrdiff_t half = parts / 2; half > 0; half /= 2)
+                for (ptrdiff_t l = 0; l < half; ++l) add_lane(l, l + half);
+        } else {
+            add_lane(0, 1), add_lane(2, 3), add_lane(0, 2);
+        }
+        for (ptrdiff_t i = 0; i < count; ++i) total[i] += sum[0][i], total_weight[i] += weight[0][i];
+    }
+
+    void add_lane(ptrdiff_t to, ptrdiff_t from) {
+        for (ptrdiff_t i = 0; i < count; ++i) sum[to][i] += sum[from][i], weight[to][i] += weight[from][i];
+    }
+
+    // False where the mean of a column is not finite.
+    bool means() {
+        references();
+        std::fill_n(total, count, 0.0), std::fill_n(total_weight, count, 0.0);
+        for (ptrdiff_t j = 0; j < n; j += chunk) add_rows(j, std::min(chunk, n - j));
+        bool finite = true;
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            mean[i] = total[i] / total_weight[i];
+            put(c[i], rest[i], v_r[i], mean[i]);
+            finite &= std::isfinite(mean[i]);
+        }
+        return finite;
+    }
+
+    template <class Work>
+    void products(float* y, const Work* less, const Work* and_less) const {
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            const float *p_j = p + j * after, *v_j = v + j * after;
+            float* y_j = y + j * after;
+            fetch<true>(y_j + after, count);
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < count; ++i) y_j[i] = product_of<function>(p_j[i], v_j[i] - less[i], and_less[i]);
+        }
+    }
+
+    void products(float* y) const { n <= few ? products(y, v_r, mean) : products(y, c, rest); }
+};
+
+}  // namespace
