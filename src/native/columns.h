@@ -17,6 +17,7 @@ struct Columns {
     static ptrdiff_t at_a_time(ptrdiff_t n) { return is_short ? std::clamp<ptrdiff_t>(8192 / n / 64 * 64, 64, width) : width; }
 
     const T* x;
+    ptrdiff_t used = 0;  // lanes
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
     Rate<Work> rate;
     alignas(64) double high[lanes][width];  // of a chunk
@@ -31,7 +32,7 @@ struct Columns {
     // The powers and their sums; false where a column is not tame.
     template <bool keep, bool with_largest>
     bool powers(T* y) {
-        for (ptrdiff_t c = 0; c < width; ++c) largest[c] = -std::numeric_limits<T>::infinity(), sum[c] = sum_low[c] = 0;
+        for (ptrdiff_t c = 0; c < count; ++c) largest[c] = -std::numeric_limits<T>::infinity(), sum[c] = sum_low[c] = 0;
         bool tame = true;
         for (ptrdiff_t j = 0; j < n && tame; j += chunk) {
             tame = add_powers<keep, with_largest>(y, j, std::min(j + chunk, n));
@@ -44,8 +45,7 @@ struct Columns {
     // Of the elements from j to end of all columns, with their sums in high[0] + low[0].
     template <bool keep, bool with_largest>
     bool add_powers(T* y, ptrdiff_t j, ptrdiff_t end) {
-        for (ptrdiff_t l = 0; l < lanes; ++l)
-            for (ptrdiff_t c = 0; c < width; ++c) high[l][c] = 0, low[l][c] = 0;
+        clear_lanes(end - j);
         Magnitude<T> far = 0;
         constexpr ptrdiff_t strip = sizeof(Work) == 4 ? 128 : 256;
         for (; j < end; ++j) {
@@ -82,10 +82,16 @@ struct Columns {
         return far;
     }
 
+    // The lanes that so many elements use.
+    void clear_lanes(ptrdiff_t length) {
+        used = std::min(lanes, length);
+        for (ptrdiff_t l = 0; l < used; ++l) std::fill_n(high[l], count, 0.0), std::fill_n(low[l], count, Work(0));
+    }
+
     // The sum of all lanes, in high[0] + low[0].
     void add_lanes() {
         for (ptrdiff_t half = lanes / 2; half > 0; half /= 2)
-            for (ptrdiff_t l = 0; l < half; ++l)
+            for (ptrdiff_t l = 0; l < std::min(half, used - half); ++l)
 #pragma omp simd
                 for (ptrdiff_t c = 0; c < count; ++c)
                     add_term<T>(high[l][c], low[l][c], high[l + half][c], low[l + half][c]);
@@ -115,7 +121,8 @@ struct Columns {
 
     // Makes of the sums log(sum(exp((x - max) / T))); columns where that takes more than the sum go through scratch.
     void logs(T* scratch) {
-        double equal[width] = {};
+        double equal[width];
+        std::fill_n(equal, count, 0.0);
         if constexpr (is_short) add_others(equal);
 #pragma omp simd
         for (ptrdiff_t c = 0; c < count; ++c)
@@ -131,8 +138,7 @@ struct Columns {
 
     // The sums of short columns again, but for the largest elements, which are counted.
     void add_others(double* equal) {
-        for (ptrdiff_t l = 0; l < lanes; ++l)
-            for (ptrdiff_t c = 0; c < width; ++c) high[l][c] = 0, low[l][c] = 0;
+        clear_lanes(n);
         for (ptrdiff_t j = 0; j < n; ++j) {
             const T* row = x + j * after;
             double* h = high[j % lanes];
