@@ -66,6 +66,17 @@ bool is_rows(PyArrayObject* a) {
     return type_of(a) != TYPES && PyArray_NDIM(a) > 0 && PyArray_ISCARRAY_RO(a) && PyArray_SIZE(a) > 0;
 }
 
+// A view of such an array, with strides of whole elements.
+bool is_view(PyArrayObject* a) {
+    if (type_of(a) == TYPES || PyArray_NDIM(a) == 0 || !PyArray_ISBEHAVED_RO(a) || PyArray_SIZE(a) == 0) return false;
+    return std::all_of(PyArray_STRIDES(a), PyArray_STRIDES(a) + PyArray_NDIM(a), [=](npy_intp s) { return s % PyArray_ITEMSIZE(a) == 0; });
+}
+
+Layout layout_of(PyArrayObject* a) {
+    if (PyArray_IS_C_CONTIGUOUS(a)) return {};
+    return {PyArray_NDIM(a), PyArray_DIMS(a), PyArray_STRIDES(a)};
+}
+
 // How many threads pay for so many elements, the calling one included.
 int threads_for(npy_intp elements) {
 #ifdef _OPENMP
@@ -107,7 +118,7 @@ bool run(Function function, PyArrayObject* x, Rows rows) {
     Kernel kernel = kernels->rows[function][type_of(x)];
     npy_intp elements = rows.count * rows.n * (is_jacobian(function) || function == SOFTMAX_JACOBIAN_EIGENVALUES ? rows.n : 1);
     int threads = threads_for(elements);
-    npy_intp scratch = scratch_size(function, rows.n, rows.after, rows.where, PyArray_ITEMSIZE(x));
+    npy_intp scratch = scratch_size(function, rows, PyArray_ITEMSIZE(x));
     if (scratch && !(rows.scratch = PyMem_RawMalloc(scratch * threads))) return PyErr_NoMemory() != nullptr;
     rows.streams = elements * PyArray_ITEMSIZE(x) > cached;
     bool invalid;
@@ -126,8 +137,20 @@ bool run(Function function, PyArrayObject* x, Rows rows) {
 
 npy_intp length(PyArrayObject* x) { return PyArray_DIM(x, PyArray_NDIM(x) - 1); }
 
+// The memory an array lies in.
+struct Extent {
+    const char *first, *end;
+    explicit Extent(PyArrayObject* a) : first(PyArray_BYTES(a)), end(first + PyArray_ITEMSIZE(a)) {
+        for (int i = 0; i < PyArray_NDIM(a); ++i) {
+            npy_intp length = (PyArray_DIM(a, i) - 1) * PyArray_STRIDE(a, i);
+            (length < 0 ? first : end) += length;
+        }
+    }
+};
+
 bool overlap(PyArrayObject* a, PyArrayObject* b) {
-    return PyArray_BYTES(a) < PyArray_BYTES(b) + PyArray_NBYTES(b) && PyArray_BYTES(b) < PyArray_BYTES(a) + PyArray_NBYTES(a);
+    Extent of_a(a), of_b(b);
+    return of_a.first < of_b.end && of_b.first < of_a.end;
 }
 
 // Whether out can take a result of such a shape, of the dtype of x, directly: in memory that is not that of x, or all of it
@@ -137,7 +160,7 @@ bool takes_directly(PyObject* out, PyArrayObject* x, int ndim, const npy_intp* d
     auto y = reinterpret_cast<PyArrayObject*>(out);
     if (PyArray_TYPE(y) != PyArray_TYPE(x) || !PyArray_ISCARRAY(y)) return false;
     if (PyArray_NDIM(y) != ndim || !PyArray_CompareLists(dims, PyArray_DIMS(y), ndim)) return false;
-    return (in_place && PyArray_DATA(x) == PyArray_DATA(y)) || !overlap(x, y);
+    return (in_place && PyArray_DATA(x) == PyArray_DATA(y) && PyArray_IS_C_CONTIGUOUS(x)) || !overlap(x, y);
 }
 
 // `rows` computed into out, or a new array of such a shape: what Python gets.

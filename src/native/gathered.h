@@ -1,4 +1,4 @@
-// Rows that are columns of x, or of 16-bit floats: some at a time, they become rows in scratch, and go back from there.
+// Rows that are columns, or strided, or of 16-bit floats: some at a time, they become rows in scratch, and go back from there.
 #pragma once
 #include <algorithm>
 
@@ -44,6 +44,27 @@ void scatter(const T* x, To* y, ptrdiff_t after, ptrdiff_t n, ptrdiff_t columns)
             for (ptrdiff_t i = 0; i < height; ++i) square[i][k] = x[(c + k) * n + j + i];
         for (ptrdiff_t i = 0; i < height; ++i) convert(square[i], y + (j + i) * after + c, width);
     });
+}
+
+// Some rows of an array with a layout, from `first` on.
+template <class T, class To>
+void gather_rows(const void* x, const Layout& layout, ptrdiff_t first, To* y, ptrdiff_t n, ptrdiff_t count) {
+    ptrdiff_t stride = layout.stride() / static_cast<ptrdiff_t>(sizeof(T)), neighbours = layout.neighbours(sizeof(T));
+    for (ptrdiff_t i = 0, some; i < count; i += some) {
+        auto row = reinterpret_cast<const T*>(static_cast<const char*>(x) + layout.offset(first + i));
+        To* to = y + i * n;
+        some = std::min(neighbours - (first + i) % neighbours, count - i);
+        if (some > 1) gather(row, stride, to, n, some);
+        else if (stride == 1) convert(row, to, n);
+        else
+            for (ptrdiff_t j = 0; j < n; ++j) to[j] = static_cast<To>(row[j * stride]);
+    }
+}
+
+// How many of them to take at a time.
+template <class T>
+ptrdiff_t at_a_time(const Layout& layout, ptrdiff_t n) {
+    return layout.neighbours(sizeof(T)) > 1 ? columns_at_a_time(n) : rows_at_a_time(n);
 }
 
 }  // namespace

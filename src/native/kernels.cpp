@@ -242,8 +242,26 @@ bool rows_where(const Rows& r) {
     return invalid;
 }
 
+// Rows of an array with a layout, some at a time.
+template <Function function, class T, Kernel of_rows>
+bool strided_rows(const Rows& r) {
+    auto scratch = static_cast<T*>(r.scratch);
+    bool invalid = false;
+    for (ptrdiff_t at = r.first, some; at < r.first + r.count; at += some) {
+        some = std::min(at_a_time<T>(r.layouts[0], r.n), r.first + r.count - at);
+        gather_rows<T>(r.x, r.layouts[0], at, scratch, r.n, some);
+        Rows part{scratch, static_cast<T*>(r.y) + at * (function == LOGSUMEXP ? 1 : r.n), some, r.n};
+        part.temperature = r.temperature + at * r.temperature_stride;
+        part.temperature_stride = r.temperature_stride;
+        part.threads = r.threads;
+        invalid |= of_rows(part);
+    }
+    return invalid;
+}
+
 template <Function function, class T>
 bool rows(const Rows& r) {
+    if (r.layouts) return strided_rows<function, T, contiguous_rows<function, T>>(r);
     if (r.where) return rows_where<function, T, contiguous_rows<function, T>>(r);
     if (r.after == 1) return contiguous_rows<function, T>(r);
     return r.n > short_row_of<function, T> ? columns<function, T, false>(r) : columns<function, T, true>(r);
@@ -251,6 +269,7 @@ bool rows(const Rows& r) {
 
 template <Function function, class Half>
 bool half_rows(const Rows& r) {
+    if (r.layouts) return strided_rows<function, Half, all_half_rows<function, Half>>(r);
     if (r.where) return rows_where<function, Half, all_half_rows<function, Half>>(r);
     if (r.after == 1) return all_half_rows<function, Half>(r);
     bool invalid = false;
@@ -289,19 +308,20 @@ bool derivatives(const Rows& r) {
     return false;
 }
 
-// Of columns, or of 16-bit floats: some at a time, as rows of Work in scratch.
+// Of columns, of strided rows, or of 16-bit floats: some at a time, as rows of Work in scratch.
 template <Function function, class T, class Work>
 bool gathered_derivatives(const Rows& r) {
-    ptrdiff_t n = r.n, at_a_time = r.after > 1 ? columns_at_a_time(n) : rows_at_a_time(n);
+    ptrdiff_t n = r.n, most = r.after > 1 ? columns_at_a_time(n) : rows_at_a_time(n);
     auto scratch = static_cast<Work*>(r.scratch);
     for (ptrdiff_t at = r.first, some; at < r.first + r.count; at += some) {
         ptrdiff_t column = at % r.after, offset = (at - column) * n + column;
-        some = std::min(at_a_time, r.first + r.count - at);
+        some = std::min(most, r.first + r.count - at);
         if (r.after > 1) some = std::min(some, r.after - column);
         auto gathered = [&](int i, const void* a) {
-            Work* to = scratch + i * at_a_time * n;
+            Work* to = scratch + i * most * n;
             auto from = static_cast<const T*>(a) + offset;
-            if (r.after > 1) gather(from, r.after, to, n, some);
+            if (r.layouts && r.layouts[i - 1].ndim) gather_rows<T>(a, r.layouts[i - 1], at, to, n, some);
+            else if (r.after > 1) gather(from, r.after, to, n, some);
             else convert(from, to, some * n);
             return to;
         };
@@ -340,9 +360,10 @@ bool product_columns(const Rows& r) {
 
 template <Function function, class T>
 bool products(const Rows& r) {
-    if (r.after == 1) return derivatives<function, T>(r);
-    if constexpr (sizeof(T) == 4 && (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP)) return product_columns<function>(r);
-    else return gathered_derivatives<function, T, T>(r);
+    if (r.after == 1 && !r.layouts) return derivatives<function, T>(r);
+    if constexpr (sizeof(T) == 4 && (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP))
+        if (!r.layouts) return product_columns<function>(r);
+    return gathered_derivatives<function, T, T>(r);
 }
 
 #define PRODUCTS(f) {products<f, float>, products<f, double>, gathered_derivatives<f, Float16, float>, gathered_derivatives<f, BFloat16, float>}

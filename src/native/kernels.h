@@ -40,6 +40,24 @@ struct Losses {
     double* loss;          // one a row
 };
 
+// Of an array that is not contiguous, whose rows are along its last axis: shape, and strides in bytes. None: ndim is 0.
+struct Layout {
+    int ndim = 0;
+    const ptrdiff_t *shape = nullptr, *strides = nullptr;
+
+    ptrdiff_t stride() const { return strides[ndim - 1]; }
+    // Of the start of a row.
+    ptrdiff_t offset(ptrdiff_t row) const {
+        ptrdiff_t sum = 0;
+        for (int i = ndim - 2; i > 0; --i) sum += row % shape[i] * strides[i], row /= shape[i];
+        return ndim > 1 ? sum + row * strides[0] : 0;
+    }
+    // So many rows lie side by side, as columns do.
+    ptrdiff_t neighbours(ptrdiff_t itemsize) const {
+        return ndim > 1 && strides[ndim - 2] == itemsize && stride() > itemsize ? shape[ndim - 2] : 1;
+    }
+};
+
 // `count` rows of `n` contiguous elements, one after the other, from row `first` on.
 struct Rows {
     const void* x;  // of the derivatives: the probabilities
@@ -53,6 +71,7 @@ struct Rows {
     // Along another axis than the last: rows are columns of x, of shape (count / after,
     // n, after); so of derivatives that multiply vectors.
     ptrdiff_t after = 1;
+    const Layout* layouts = nullptr;  // of x, v and u, where one of them is not contiguous; y is
     void* scratch = nullptr;  // of `scratch_size`
     const bool* where = nullptr;  // of softmax, log_softmax, logsumexp along the last axis: the elements that count
     ptrdiff_t first = 0;
@@ -71,13 +90,14 @@ constexpr ptrdiff_t columns_at_a_time(ptrdiff_t n) { return std::clamp<ptrdiff_t
 constexpr ptrdiff_t rows_at_a_time(ptrdiff_t n) { return std::max<ptrdiff_t>(1, (1 << 13) / n); }
 
 // In bytes, for elements of a size.
-constexpr ptrdiff_t scratch_size(Function f, ptrdiff_t n, ptrdiff_t after, bool where, ptrdiff_t itemsize) {
-    ptrdiff_t columns = columns_at_a_time(n) * n;
+constexpr ptrdiff_t scratch_size(Function f, const Rows& r, ptrdiff_t itemsize) {
+    ptrdiff_t columns = columns_at_a_time(r.n) * r.n, some = rows_at_a_time(r.n) * r.n;
+    if (r.layouts) some = std::max(some, columns);
     if (vectors(f)) {
-        if (after == 1 && itemsize > 2) return 0;
-        return (2 + vectors(f)) * (after == 1 ? rows_at_a_time(n) * n : columns) * std::max<ptrdiff_t>(itemsize, 4);
+        if (r.after == 1 && itemsize > 2 && !r.layouts) return 0;
+        return (2 + vectors(f)) * (r.after > 1 ? columns : some) * std::max<ptrdiff_t>(itemsize, 4);
     }
-    return (after > 1 ? 2 * columns : where && f == LOGSUMEXP ? n : 0) * itemsize;
+    return (r.after > 1 ? 2 * columns : r.layouts ? some : r.where && f == LOGSUMEXP ? r.n : 0) * itemsize;
 }
 
 using Kernel = bool (*)(const Rows&);  // true where a row has no answer: NumPy's 'invalid'

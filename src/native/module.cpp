@@ -8,20 +8,21 @@
 
 namespace {
 
-// function(x, axis, where, temperature, out, dtype): for C-contiguous arrays of floats along one axis, and no more than
-// moderate temperatures; None for anything else, which is not looked at further.
+// function(x, axis, where, temperature, out, dtype): for arrays of floats along one axis, the last one or of C-contiguous ones any, and no
+// more than moderate temperatures; None for anything else, which is not looked at further.
 template <Function function>
 PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 6) return PyErr_Format(PyExc_TypeError, "6 arguments expected, not %zd", count);
     PyObject *where = args[2], *temperature = args[3], *out = args[4], *dtype = args[5];
     auto x = reinterpret_cast<PyArrayObject*>(args[0]);
-    if (!PyArray_CheckExact(args[0]) || !is_rows(x) || dtype != Py_None) Py_RETURN_NONE;
+    if (!PyArray_CheckExact(args[0]) || !is_view(x) || dtype != Py_None) Py_RETURN_NONE;
     double t = to_temperature(temperature);
     int axis = to_axis(args[1], x), ndim = PyArray_NDIM(x);
     if (!(t > 0x1p-60 && t < 0x1p60) || axis < 0) Py_RETURN_NONE;
     npy_intp n = PyArray_DIM(x, axis), after = 1, dims[NPY_MAXDIMS];
     for (int i = axis + 1; i < ndim; ++i) after *= PyArray_DIM(x, i);
-    if (after > 1 && where != Py_None) Py_RETURN_NONE;
+    Layout layout = layout_of(x);
+    if (where != Py_None ? after > 1 || layout.ndim : layout.ndim && axis < ndim - 1) Py_RETURN_NONE;
     constexpr bool reduces = function == LOGSUMEXP;
     std::copy_n(PyArray_DIMS(x), ndim, dims);
     if (reduces) std::copy(dims + axis + 1, dims + ndim, dims + axis);
@@ -30,6 +31,7 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
 
     Rows rows{PyArray_DATA(x), nullptr, PyArray_SIZE(x) / n, n, &t};
     rows.after = after;
+    if (layout.ndim) rows.layouts = &layout;
     if (where != Py_None) {
         auto keep = reinterpret_cast<PyArrayObject*>(where);
         if (!PyArray_CheckExact(where) || PyArray_TYPE(keep) != NPY_BOOL || !PyArray_ISCARRAY_RO(keep)) Py_RETURN_NONE;
@@ -39,7 +41,7 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return computed(function, x, rows, out, ndim, dims);
 }
 
-// function(p, vectors..., axis, out): for C-contiguous arrays of floats along one axis; None for anything else.
+// function(p, vectors..., axis, out): likewise.
 template <Function function>
 PyObject* direct_product(PyObject*, PyObject* const* args, Py_ssize_t count) {
     constexpr int inputs = 1 + vectors(function);
@@ -50,16 +52,22 @@ PyObject* direct_product(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyArrayObject* p = a[0];
     int ndim = PyArray_NDIM(p);
     PyObject* out = args[inputs + 1];
-    if (!is_rows(p)) Py_RETURN_NONE;
+    if (!is_view(p)) Py_RETURN_NONE;
     int axis = to_axis(args[inputs], p);
     if (axis < 0) Py_RETURN_NONE;
+    Layout layouts[inputs];
+    bool strided = false;
     for (int i = 0; i < inputs; ++i) {
-        if (PyArray_TYPE(a[i]) != PyArray_TYPE(p) || !PyArray_ISCARRAY_RO(a[i]) || !PyArray_SAMESHAPE(p, a[i])) Py_RETURN_NONE;
+        if (PyArray_TYPE(a[i]) != PyArray_TYPE(p) || !is_view(a[i]) || !PyArray_SAMESHAPE(p, a[i])) Py_RETURN_NONE;
+        layouts[i] = layout_of(a[i]);
+        strided |= layouts[i].ndim > 0;
         if (out != Py_None && !takes_directly(out, a[i], ndim, PyArray_DIMS(p), true)) Py_RETURN_NONE;
     }
+    if (strided && axis < ndim - 1) Py_RETURN_NONE;
     npy_intp n = PyArray_DIM(p, axis);
     Rows rows{PyArray_DATA(p), nullptr, PyArray_SIZE(p) / n, n};
     for (int i = axis + 1; i < ndim; ++i) rows.after *= PyArray_DIM(p, i);
+    if (strided) rows.layouts = layouts;
     rows.v = PyArray_DATA(a[1]);
     if constexpr (inputs == 3) rows.u = PyArray_DATA(a[2]);
     return computed(function, p, rows, out, ndim, PyArray_DIMS(p));
