@@ -6,6 +6,7 @@
 #include "columns.h"
 #include "eigenvalues.h"
 #include "gathered.h"
+#include "half_columns.h"
 #include "half_rows.h"
 #include "jacobians.h"
 #include "long_rows.h"
@@ -163,22 +164,6 @@ bool gathered_columns(const Rows& r, const T* x, T* y, ptrdiff_t count, const do
     return invalid;
 }
 
-template <Function function, class T, bool is_short>
-bool columns(const Rows& r) {
-    bool invalid = false;
-    for (ptrdiff_t at = r.first, count; at < r.first + r.count; at += count) {
-        ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
-        count = std::min({Columns<T, is_short>::at_a_time(r.n), r.after - column, r.first + r.count - at});
-        auto x = static_cast<const T*>(r.x) + offset;
-        auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? at : offset);
-        const double* temperature = r.temperature + at * r.temperature_stride;
-        auto scratch = static_cast<T*>(r.scratch);
-        if (r.temperature_stride || !tame_columns<function, T, is_short>(x, y, r.n, r.after, count, *temperature, scratch))
-            invalid |= gathered_columns<function, T, contiguous_rows<function, T>>(r, x, y, count, temperature);
-    }
-    return invalid;
-}
-
 // Short rows of 16-bit floats are computed as those of float32, some at a time.
 template <Function function, class Half>
 bool short_half_rows(const Rows& r) {
@@ -259,6 +244,30 @@ bool strided_rows(const Rows& r) {
     return invalid;
 }
 
+// Columns, some at a time: side by side where they are tame, else gathered.
+template <Function function, class T, Kernel of_rows, class Tame>
+bool columns(const Rows& r, ptrdiff_t at_a_time, Tame tame) {
+    bool invalid = false;
+    for (ptrdiff_t at = r.first, count; at < r.first + r.count; at += count) {
+        ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
+        count = std::min({at_a_time, r.after - column, r.first + r.count - at});
+        auto x = static_cast<const T*>(r.x) + offset;
+        auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? at : offset);
+        const double* temperature = r.temperature + at * r.temperature_stride;
+        if (r.temperature_stride || !tame(x, y, count, *temperature))
+            invalid |= gathered_columns<function, T, of_rows>(r, x, y, count, temperature);
+    }
+    return invalid;
+}
+
+template <Function function, class T, bool is_short>
+bool columns(const Rows& r) {
+    return columns<function, T, contiguous_rows<function, T>>(
+        r, Columns<T, is_short>::at_a_time(r.n), [&](const T* x, T* y, ptrdiff_t count, double temperature) {
+            return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch));
+        });
+}
+
 template <Function function, class T>
 bool rows(const Rows& r) {
     if (r.layouts) return strided_rows<function, T, contiguous_rows<function, T>>(r);
@@ -272,15 +281,10 @@ bool half_rows(const Rows& r) {
     if (r.layouts) return strided_rows<function, Half, all_half_rows<function, Half>>(r);
     if (r.where) return rows_where<function, Half, all_half_rows<function, Half>>(r);
     if (r.after == 1) return all_half_rows<function, Half>(r);
-    bool invalid = false;
-    for (ptrdiff_t at = r.first, count; at < r.first + r.count; at += count) {
-        ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
-        count = std::min(r.after - column, r.first + r.count - at);
-        auto y = static_cast<Half*>(r.y) + (function == LOGSUMEXP ? at : offset);
-        invalid |= gathered_columns<function, Half, all_half_rows<function, Half>>(
-            r, static_cast<const Half*>(r.x) + offset, y, count, r.temperature + at * r.temperature_stride);
-    }
-    return invalid;
+    return columns<function, Half, all_half_rows<function, Half>>(
+        r, half_width, [&](const Half* x, Half* y, ptrdiff_t count, double temperature) {
+            return tame_half_columns<function>(x, y, r.n, r.after, count, temperature);
+        });
 }
 
 template <Function function, class T>

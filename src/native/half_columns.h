@@ -1,0 +1,129 @@
+// Columns of 16-bit floats, side by side: short ones are computed as those of float32, the others each in the order of a row.
+#pragma once
+#include "columns.h"
+#include "half_rows.h"
+
+namespace {
+
+constexpr ptrdiff_t half_width = 256;  // columns at a time
+
+// Makes a tile of float32 of some columns, and y of what becomes of it.
+template <Function function, class Half>
+bool short_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
+    alignas(64) float tile[short_row * half_width], results[short_row * half_width], column[short_row];
+    for (ptrdiff_t j = 0; j < n; ++j) widen(x + j * after, tile + j * count, count);
+    auto of_tile = n > short_row_of<function, float> ? tame_columns<function, float, false> : tame_columns<function, float, true>;
+    if (!of_tile(tile, results, n, count, count, temperature, column)) return false;
+    for (ptrdiff_t j = 0; j < (function == LOGSUMEXP ? 1 : n); ++j) narrow(results + j * count, y + j * after, count);
+    return true;
+}
+
+template <class Half>
+struct HalfColumns {
+    const Half* x;
+    ptrdiff_t n, after, count;  // count <= half_width columns of n elements, `after` apart
+    Rate<float> rate;
+    alignas(64) float part[half_width], lane[lanes][half_width], largest[half_width];
+    alignas(64) double of_chunk[half_width], sum[half_width];
+
+    HalfColumns(const Half* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature)
+        : x(x), n(n), after(after), count(count), rate(temperature) {
+        std::fill_n(sum, count, 0.0);
+        std::fill_n(largest, count, -std::numeric_limits<float>::infinity());
+    }
+
+    // The sums of the powers; false where a column is not tame.
+    template <bool with_largest>
+    bool sums() {
+        Magnitude<float> far = 0;
+        for (ptrdiff_t from = 0; from < n; from += chunk) {
+            ptrdiff_t end = std::min(from + chunk, n);
+            std::fill_n(of_chunk, count, 0.0);
+            for (ptrdiff_t j = from; j < end; j += block) far = std::max(far, add_block<with_largest>(j, std::min(j + block, end)));
+            for (ptrdiff_t c = 0; c < count; ++c) sum[c] += of_chunk[c];
+        }
+        bool tame = far <= magnitude(rate.tame);
+        for (ptrdiff_t c = 0; c < count; ++c) tame &= sum[c] < Format<float>::tame_sum;
+        return tame;
+    }
+
+    // As half_sum has them.
+    template <bool with_largest>
+    Magnitude<float> add_block(ptrdiff_t from, ptrdiff_t end) {
+        Magnitude<float> far = 0;
+        for (float* l : lane) std::fill_n(l, count, 0.0f);
+        for (ptrdiff_t j = from; j < end; ++j) {
+            float* to = lane[(j - from) % lanes];
+            fetch<false>(x + (j + 1) * after, count);
+            widen(x + j * after, part, count);
+            if (with_largest) keep_larger(largest, part, count);
+            const Rate<float> r = rate;
+#pragma omp simd reduction(max : far)
+            for (ptrdiff_t c = 0; c < count; ++c) {
+                far = magnitude(part[c]) > far ? magnitude(part[c]) : far;
+                to[c] += power<Half>(part[c], r).value;
+            }
+        }
+#pragma omp simd
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            double s = 0;
+            for (ptrdiff_t l = 0; l < lanes; ++l) s += lane[l][c];
+            of_chunk[c] += s;
+        }
+        return far;
+    }
+
+    void softmax(Half* y) {
+        alignas(64) float scale[half_width];
+        for (ptrdiff_t c = 0; c < count; ++c) scale[c] = static_cast<float>(1 / sum[c]);
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            fetch<true>(y + (j + 1) * after, count);
+            widen(x + j * after, part, count);
+            const Rate<float> r = rate;
+#pragma omp simd
+            for (ptrdiff_t c = 0; c < count; ++c) part[c] = power<Half>(part[c], r).value * scale[c];
+            narrow(part, y + j * after, count);
+        }
+    }
+
+    // The logarithms of the sums, relative to the largest; false where one term outweighs all others.
+    bool logs() {
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            Power<float> top = power<Half>(largest[c], rate);
+            if (outweighs(top, sum[c])) return false;
+            sum[c] = log_of<float>({sum[c], 0}, 0, top).high;
+        }
+        return true;
+    }
+
+    void log_softmax(Half* y, Inverse<float> inverse) {
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            fetch<true>(y + (j + 1) * after, count);
+            widen(x + j * after, part, count);
+#pragma omp simd
+            for (ptrdiff_t c = 0; c < count; ++c)
+                part[c] = log_probability<float>(part[c], largest[c], inverse, static_cast<float>(sum[c]));
+            narrow(part, y + j * after, count);
+        }
+    }
+};
+
+// The function of some columns; false where that does not go, and y is as it was.
+template <Function function, class Half>
+bool tame_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
+    if (n <= short_row) return short_half_columns<function>(x, y, n, after, count, temperature);
+    if (count < 8) return false;
+    HalfColumns<Half> tile(x, n, after, count, temperature);
+    if (!tile.template sums<function != SOFTMAX>()) return false;
+    if constexpr (function == SOFTMAX) {
+        tile.softmax(y);
+        return true;
+    }
+    if (!tile.logs()) return false;
+    if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, Inverse<float>(temperature));
+    else
+        for (ptrdiff_t c = 0; c < count; ++c) y[c] = Half(shifted(tile.largest[c], {tile.sum[c], 0}));
+    return true;
+}
+
+}  // namespace
