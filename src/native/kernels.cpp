@@ -342,21 +342,21 @@ bool gathered_derivatives(const Rows& r) {
     return false;
 }
 
-// Columns of float32, some at a time: side by side, or, where they are not finite, gathered.
-template <Function function>
+// Columns, some at a time: side by side, or, where they are not finite, gathered.
+template <Function function, class T>
 bool product_columns(const Rows& r) {
-    using Columns = ProductColumns<function>;
+    using Columns = ProductColumns<function, T>;
     for (ptrdiff_t at = r.first, some; at < r.first + r.count; at += some) {
         ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
         some = std::min({Columns::width, r.after - column, r.first + r.count - at});
-        auto from = [&](const void* a) { return static_cast<const float*>(a) + offset; };
+        auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
         Columns columns(from(r.x), from(r.v), r.n, r.after, some);
         if (columns.means()) {
-            columns.products(static_cast<float*>(r.y) + offset);
+            columns.products(static_cast<T*>(r.y) + offset);
         } else {
             Rows part = r;
             part.first = at, part.count = some;
-            gathered_derivatives<function, float, float>(part);
+            gathered_derivatives<function, T, float>(part);
         }
     }
     return false;
@@ -364,13 +364,15 @@ bool product_columns(const Rows& r) {
 
 template <Function function, class T>
 bool products(const Rows& r) {
-    if (r.after == 1 && !r.layouts) return derivatives<function, T>(r);
-    if constexpr (sizeof(T) == 4 && (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP))
-        if (!r.layouts) return product_columns<function>(r);
-    return gathered_derivatives<function, T, T>(r);
+    constexpr bool is_product = function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP;
+    if constexpr (sizeof(T) < 8 && is_product)
+        if (r.after > 1) return product_columns<function, T>(r);
+    if constexpr (sizeof(T) > 2)
+        if (r.after == 1 && !r.layouts) return derivatives<function, T>(r);
+    return gathered_derivatives<function, T, std::conditional_t<sizeof(T) == 8, double, float>>(r);
 }
 
-#define PRODUCTS(f) {products<f, float>, products<f, double>, gathered_derivatives<f, Float16, float>, gathered_derivatives<f, BFloat16, float>}
+#define PRODUCTS(f) {products<f, float>, products<f, double>, products<f, Float16>, products<f, BFloat16>}
 
 bool eigenvalues(const Rows& r) {
     auto p = static_cast<const double*>(r.x);

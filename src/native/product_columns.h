@@ -1,28 +1,40 @@
-// softmax_vjp and log_softmax_jvp along columns of float32, side by side: each sum in the order of a contiguous row.
+// softmax_vjp and log_softmax_jvp along columns, side by side, computed as float32: each sum in the order of a contiguous row.
 #pragma once
+#include "half.h"
 #include "products.h"
 
 namespace {
 
-template <Function function>
+template <Function function, class T>
 struct ProductColumns {
     static constexpr ptrdiff_t width = 256;
 
-    const float *p, *v;
+    const T *p, *v;
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
     alignas(64) double sum[lanes][width], weight[lanes][width];  // of a chunk
     alignas(64) double total[width], total_weight[width], v_r[width], mean[width];
-    alignas(64) float c[width], rest[width];
+    alignas(64) float c[width], rest[width], p_row[width], v_row[width], y_row[width];
 
-    ProductColumns(const float* p, const float* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
+    ProductColumns(const T* p, const T* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
         : p(p), v(v), n(n), after(after), count(count) {}
+
+    // The elements j of all columns, in place or in a row of their own.
+    [[gnu::always_inline]] const float* row(const T* a, ptrdiff_t j, float* own) {
+        fetch<false>(a + (j + 1) * after, count);
+        if constexpr (sizeof(T) == 4) {
+            return a + j * after;
+        } else {
+            widen(a + j * after, own, count);
+            return own;
+        }
+    }
 
     // Of each column the v of the first element that is not negligible.
     void references() {
         int32_t found[width], all = 0;
         std::fill_n(found, count, 0);
         for (ptrdiff_t j = 0; j < n && !all; ++j) {
-            const float *p_j = p + j * after, *v_j = v + j * after;
+            const float *p_j = row(p, j, p_row), *v_j = row(v, j, v_row);
             all = -1;
 #pragma omp simd reduction(& : all)
             for (ptrdiff_t i = 0; i < count; ++i) {
@@ -35,11 +47,9 @@ struct ProductColumns {
 
     // Adds elements j of all columns to the sums.
     [[gnu::always_inline]] void add(ptrdiff_t j, ptrdiff_t lane) {
-        const float *p_j = p + j * after, *v_j = v + j * after;
+        const float *p_j = row(p, j, p_row), *v_j = row(v, j, v_row);
         double *s = sum[lane], *w = weight[lane];
         const double* reference = v_r;
-        fetch<false>(p_j + after, count);
-        fetch<false>(v_j + after, count);
 #pragma omp simd
         for (ptrdiff_t i = 0; i < count; ++i) {
             double p_i = p_j[i];
@@ -81,17 +91,20 @@ struct ProductColumns {
     }
 
     template <class Work>
-    void products(float* y, const Work* less, const Work* and_less) const {
+    void products(T* y, const Work* less, const Work* and_less) {
         for (ptrdiff_t j = 0; j < n; ++j) {
-            const float *p_j = p + j * after, *v_j = v + j * after;
-            float* y_j = y + j * after;
-            fetch<true>(y_j + after, count);
+            const float *p_j = row(p, j, p_row), *v_j = row(v, j, v_row);
+            T* to = y + j * after;
+            fetch<true>(to + after, count);
+            float* y_j = y_row;
+            if constexpr (sizeof(T) == 4) y_j = to;
 #pragma omp simd
             for (ptrdiff_t i = 0; i < count; ++i) y_j[i] = product_of<function>(p_j[i], v_j[i] - less[i], and_less[i]);
+            if constexpr (sizeof(T) == 2) narrow(y_j, to, count);
         }
     }
 
-    void products(float* y) const { n <= few ? products(y, v_r, mean) : products(y, c, rest); }
+    void products(T* y) { n <= few ? products(y, v_r, mean) : products(y, c, rest); }
 };
 
 }  // namespace
