@@ -86,7 +86,7 @@ constexpr int vectors(Function f) {
 
 // How many columns, or rows, of n elements are gathered in scratch at a time, and what that takes. Columns: some lines of the
 // cache, few of which wait for the next ones.
-constexpr ptrdiff_t columns_at_a_time(ptrdiff_t n) { return std::clamp<ptrdiff_t>((1 << 17) / n / 16 * 16, 16, 128); }
+constexpr ptrdiff_t columns_at_a_time(ptrdiff_t n) { return std::clamp<ptrdiff_t>((1 << 16) / n / 16 * 16, 16, 128); }
 constexpr ptrdiff_t rows_at_a_time(ptrdiff_t n) { return std::max<ptrdiff_t>(1, (1 << 11) / n); }
 
 // In bytes, for elements of a size.
