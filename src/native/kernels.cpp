@@ -99,21 +99,40 @@ struct Call {
         Rate<Work> rate(*temperature);
         Inverse<Work> inverse(*temperature);
         for (ptrdiff_t left = count; left > 0;) {
-            ptrdiff_t some = std::min(left, stride ? 1 : block / n);
             if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
-            T* to = function == LOGSUMEXP ? nullptr : y;
-            if (some_rows.tame_powers(x, some * n, rate, to)) {
-                if constexpr (function != SOFTMAX) some_rows.logs(x, some, n, rate);
-                for (ptrdiff_t r = 0; r < some; ++r, advance(1))
-                    if constexpr (function == SOFTMAX) some_rows.softmax(r * n, y, n);
-                    else put(some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
-            } else if constexpr (is_short || function == SOFTMAX) {
-                for (ptrdiff_t r = 0; r < some; ++r, advance(1)) wild_row(some_rows, rate, inverse);
+            ptrdiff_t some = std::min(left, stride ? 1 : block / n), tame;
+            if constexpr (function == SOFTMAX) {
+                tame = some_rows.tame_powers(x, some * n, rate, y) ? some : 0;
+                for (ptrdiff_t r = 0; r < tame; ++r, advance(1)) some_rows.softmax(r * n, y, n);
             } else {
-                long_logs(some);  // some of them may be tame
+                tame = tame_logs(some_rows, stride ? 1 : left, rate);
+                for (ptrdiff_t r = 0; r < tame; ++r, advance(1))
+                    put(some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
             }
+            left -= tame;
+            if (tame > 0) continue;
+            if constexpr (is_short || function == SOFTMAX)
+                for (ptrdiff_t r = 0; r < some; ++r, advance(1)) wild_row(some_rows, rate, inverse);
+            else long_logs(some);  // some of them may be tame
             left -= some;
         }
+    }
+
+    // The logarithms of the first rows, as far as they are tame, and not more than go well together: returns how many. They take
+    // long, and are computed for more rows at once than the powers.
+    template <class Block, class Work>
+    ptrdiff_t tame_logs(Block& rows, ptrdiff_t count, Rate<Work> rate) {
+        constexpr ptrdiff_t together = 4096;
+        ptrdiff_t at_a_time = block / n, done = 0;
+        count = std::min({count, std::max(at_a_time, together / n), block});
+        for (ptrdiff_t some; done < count; done += some) {
+            some = std::min(at_a_time, count - done);
+            const T* from = x + done * n;
+            if (!rows.tame_powers(from, some * n, rate, function == LOGSUMEXP ? nullptr : y + done * n)) break;
+            rows.sums(from, done, some, n, rate);
+        }
+        rows.logs(done, rate);
+        return done;
     }
 
     template <class Block, class Work>

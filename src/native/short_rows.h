@@ -68,7 +68,7 @@ struct ShortRows {
             Work v = x[i];
             Magnitude<Work> far = magnitude(v);
             farthest = far > farthest ? far : farthest;
-            put(e[i], rest[i], tail[i], reduced<Result>(v, rate));
+            ::put(e[i], rest[i], tail[i], reduced<Result>(v, rate));
         }
         if (farthest > magnitude(rate.tame)) return false;
         constexpr ptrdiff_t strip = 64;
@@ -77,7 +77,7 @@ struct ShortRows {
             fetch<false>(x + size + from, strip);
             if (y) fetch<true>(y + size + from, strip);
 #pragma omp simd
-            for (ptrdiff_t i = from; i < end; ++i) put(e[i], tail[i], power<Result>(Reduced<Work>{e[i], rest[i], tail[i]}));
+            for (ptrdiff_t i = from; i < end; ++i) ::put(e[i], tail[i], power<Result>(Reduced<Work>{e[i], rest[i], tail[i]}));
         }
         return true;
     }
@@ -104,23 +104,26 @@ struct ShortRows {
         }
     }
 
-    // Of some tame rows: the largest element, and log(sum(exp((x - max) / T))), in high + low.
-    void logs(const T* x, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate) {
+    // Of tame rows, whose powers are there: the largest element, and the sum of the others where it outweighs them, or of all.
+    // They are kept as those of rows from `first` on.
+    void sums(const T* x, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate) {
+        Work top[block];
         for (ptrdiff_t r = 0; r < rows; ++r) {
-            max[r] = maximum(x + r * n, n);
-            Sum s = is_short ? others(r * n, x + r * n, n, max[r]) : Sum{sum(r * n, n), 0};
-            high[r] = s.sum.high, low[r] = s.sum.low, equal[r] = s.equal;
+            max[first + r] = maximum(x + r * n, n);
+            put(first + r, is_short ? others(r * n, x + r * n, n, max[first + r]) : Sum{sum(r * n, n), 0});
         }
+        if constexpr (is_short) return;
+#pragma omp simd
+        for (ptrdiff_t r = 0; r < rows; ++r) top[r] = power<T>(static_cast<Work>(max[first + r]), rate).value;
+        for (ptrdiff_t r = 0; r < rows; ++r)
+            if (outweighs(Power<Work>{top[r], 0}, high[first + r])) put(first + r, others(r * n, x + r * n, n, max[first + r]));
+    }
+
+    // Makes of the sums log(sum(exp((x - max) / T))), in high + low.
+    void logs(ptrdiff_t rows, Rate<Work> rate) {
 #pragma omp simd
         for (ptrdiff_t r = 0; r < rows; ++r)
-            to_log<T, is_short>(high[r], low[r], equal[r], power<T>(static_cast<Work>(max[r]), rate));
-        if constexpr (!is_short)
-            for (ptrdiff_t r = 0; r < rows; ++r) {
-                if (high[r] < unknown) continue;
-                Sum s = others(r * n, x + r * n, n, max[r]);
-                Pair log = log_of<T>(s.sum, s.equal, power<T>(static_cast<Work>(max[r]), rate));
-                high[r] = log.high, low[r] = log.low;
-            }
+            to_log<T, true>(high[r], low[r], equal[r], power<T>(static_cast<Work>(max[r]), rate));
     }
 
     // The same of any short row, m its largest element.
@@ -169,6 +172,7 @@ struct ShortRows {
     }
 
 private:
+    void put(ptrdiff_t r, Sum s) { high[r] = s.sum.high, low[r] = s.sum.low, equal[r] = s.equal; }
     void store(ptrdiff_t i, Power<Work> p) {
         e[i] = p.value;
         if constexpr (!wider) tail[i] = p.tail;
