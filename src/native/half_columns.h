@@ -90,7 +90,7 @@ struct HalfColumns {
     bool logs() {
         for (ptrdiff_t c = 0; c < count; ++c) {
             Power<float> top = power<Half>(largest[c], rate);
-            if (outweighs(top, sum[c])) return false;
+            if (outweighs<Half>(top, sum[c])) return false;
             sum[c] = log_of<float>({sum[c], 0}, 0, top).high;
         }
         return true;

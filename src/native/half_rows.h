@@ -106,7 +106,7 @@ bool tame_half_row(const Half* x, Half* y, ptrdiff_t n, Rate<float> rate, Invers
     }
     float m = row.largest;
     Power<float> top = power<Half>(m, rate);
-    if (outweighs(top, row.sum)) return false;
+    if (outweighs<Half>(top, row.sum)) return false;
     Pair log = log_of<float>({row.sum, 0}, 0, top);
     if constexpr (function == LOGSUMEXP) {
         *y = Half(shifted(m, log));

@@ -51,9 +51,11 @@ template <class Result, class T>
     }
 }
 
-template <class T>
+// Whether the sum of all terms does not tell that of the others well enough: it may lose 10 bits, which 16-bit results have not.
+template <class Result, class T>
 inline bool outweighs(Power<T> largest, double sum) {
-    return !(sum >= 2 * static_cast<double>(largest.value));
+    constexpr double least = sizeof(Result) == 2 ? 2 : 1 + 0x1p-10;
+    return !(sum >= least * largest.value);
 }
 
 constexpr double unknown = std::numeric_limits<double>::infinity();
@@ -62,7 +64,7 @@ constexpr double unknown = std::numeric_limits<double>::infinity();
 template <class Result, bool of_others, class T>
 [[gnu::always_inline]] inline void to_log(double& high, double& low, double equal, Power<T> largest) {
     Pair log = log_of<Result>({high, low}, equal, largest);
-    high = of_others || !outweighs(largest, high) ? log.high : unknown;
+    high = of_others || !outweighs<Result>(largest, high) ? log.high : unknown;
     low = log.low;
 }
 

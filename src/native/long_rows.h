@@ -325,7 +325,7 @@ struct TameLog {
         tame = row.tame;
         if (!tame) return;
         Power<T> top = power<T>(max, rate);
-        tame = !outweighs(top, row.sum.high);
+        tame = !outweighs<T>(top, row.sum.high);
         if (tame) log = log_of<T>(row.sum, 0, top);
     }
 };

@@ -116,7 +116,7 @@ struct ShortRows {
 #pragma omp simd
         for (ptrdiff_t r = 0; r < rows; ++r) top[r] = power<T>(static_cast<Work>(max[first + r]), rate).value;
         for (ptrdiff_t r = 0; r < rows; ++r)
-            if (outweighs(Power<Work>{top[r], 0}, high[first + r])) put(first + r, others(r * n, x + r * n, n, max[first + r]));
+            if (outweighs<T>(Power<Work>{top[r], 0}, high[first + r])) put(first + r, others(r * n, x + r * n, n, max[first + r]));
     }
 
     // Makes of the sums log(sum(exp((x - max) / T))), in high + low.
