@@ -22,9 +22,11 @@ from helpers import (
 )
 from numpy.exceptions import AxisError
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
-from reference import BFLOAT16, Array
+from reference import BFLOAT16, PRODUCTS, Array
 
 import fastsoftmax as fsm
+
+every_product = pytest.mark.parametrize("name", PRODUCTS)
 
 
 def unaligned(x: Array) -> Array:
@@ -136,6 +138,72 @@ def test_first_axis_at_every_size(
     assert_accurate(name, got, exact(name, x, axis=0), np.float32)
     rows = FUNCTIONS[name](np.ascontiguousarray(x.T))
     assert_same_bits(got, rows if name == "logsumexp" else rows.T)
+
+
+@every_function
+@every_float
+@pytest.mark.parametrize("n", [2, 5, 31, 40, 63, 64, 513, 16_385])
+def test_columns_give_the_bits_of_rows(
+    n: int, dtype: np.dtype, name: str, rng: np.random.Generator
+) -> None:
+    """Some tiles have a row that is not tame, or a term that outweighs the others."""
+    if dtype == np.longdouble and n > 64:
+        return
+    for scale in (0.1, 3, 20):
+        rows = cast(scale * rng.standard_normal((70, n)), dtype)
+        for x in (rows, rows[:40], rows[:3]):
+            got = FUNCTIONS[name](np.ascontiguousarray(x.T), axis=0)
+            assert_same_bits(got if name == "logsumexp" else got.T, FUNCTIONS[name](x))
+
+
+@every_product
+@every_float
+@pytest.mark.parametrize("n", [2, 5, 15, 16, 17, 64, 100, 257, 16_385])
+def test_products_give_the_same_bits_in_any_layout(
+    n: int, dtype: np.dtype, name: str, rng: np.random.Generator
+) -> None:
+    """In one row v is not finite, in one p vanishes first, in one p is not a probability."""
+    if dtype == np.longdouble and n > 64:
+        return
+    count = 1 + (name == "softmax_vjp_derivative")
+    x = 3 * rng.standard_normal((40, n))
+    x[3, : n // 2] = -120
+    p = fsm.softmax(cast(x, dtype))
+    p[4] = 0
+    vectors = [cast(rng.standard_normal(p.shape), dtype) for _ in range(count)]
+    for v in vectors:
+        v[7, n // 2] = np.inf
+    function = getattr(fsm, name)
+    with np.errstate(all="ignore"):
+        expected = function(p, *vectors)
+        for part in (slice(None), slice(5)):
+            columns = [np.ascontiguousarray(a[part].T) for a in (p, *vectors)]
+            assert_same_bits(function(*columns, axis=0).T, expected[part])
+        for layout in ("every other column", "columns backwards", "fortran", "rows backwards"):
+            views = [LAYOUTS[layout](a) for a in (p, *vectors)]
+            assert_same_bits(function(*views), expected)
+            assert_same_bits(function(p, *views[1:]), expected)
+        middle = [a.reshape(4, 10, n).swapaxes(1, 2).copy() for a in (p, *vectors)]
+        result = function(*middle, 1)
+        assert_same_bits(result.swapaxes(1, 2).reshape(40, n), expected)
+        for in_place in (middle[0], middle[1]):
+            copies = [a.copy() for a in middle]
+            i = 0 if in_place is middle[0] else 1
+            assert_same_bits(function(*copies, 1, out=copies[i]), result)
+
+
+def test_large_strided_arrays_go_part_by_part(rng: np.random.Generator) -> None:
+    """Integers, masks that are broadcast and temperatures of rows, in arrays of several parts."""
+    x = rng.integers(-50, 50, (3, 700, 2, 90))[:, :, ::-1, ::2]
+    keep = rng.random((700, 1, 45)) < 0.7
+    t = rng.uniform(0.5, 2, (3, 700, 2, 1))
+    for name, function in FUNCTIONS.items():
+        kwargs = {} if name == "logsumexp" else {"temperature": 1.5}
+        got = function(x, where=keep, **kwargs)
+        assert_same_bits(got[2, 5:9], function(x[2, 5:9], where=keep[5:9], **kwargs))
+        if name != "logsumexp":
+            got = function(x, temperature=t)
+            assert_same_bits(got[1, 600:], function(x[1, 600:], temperature=t[1, 600:]))
 
 
 def axes_of(ndim: int) -> list[Any]:

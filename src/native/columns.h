@@ -123,7 +123,7 @@ struct Columns {
     void logs(T* scratch) {
         double equal[width];
         std::fill_n(equal, count, 0.0);
-        if constexpr (is_short) add_others(equal);
+        if constexpr (is_short) keep_others(equal);
 #pragma omp simd
         for (ptrdiff_t c = 0; c < count; ++c)
             to_log<T, is_short>(sum[c], sum_low[c], equal[c], power<T>(static_cast<Work>(largest[c]), rate));
@@ -136,9 +136,19 @@ struct Columns {
             }
     }
 
-    // The sums of short columns again, but for the largest elements, which are counted.
-    void add_others(double* equal) {
+    // Of short columns whose largest element outweighs the others, the sums of these; elements that equal it are counted.
+    void keep_others(double* equal) {
+        int64_t outweighed[width], any = 0;
+        const Rate<Work> r = rate;
+#pragma omp simd reduction(| : any)
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            outweighed[c] = outweighs<T>(power<T>(static_cast<Work>(largest[c]), r), sum[c]) ? 1 : 0;
+            any |= outweighed[c];
+        }
+        if (!any) return;
         clear_lanes(n);
+        double found[width];
+        std::fill_n(found, count, 0.0);
         for (ptrdiff_t j = 0; j < n; ++j) {
             const T* row = x + j * after;
             double* h = high[j % lanes];
@@ -146,12 +156,17 @@ struct Columns {
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c) {
                 bool is_largest = std::bit_cast<Bits>(row[c]) == std::bit_cast<Bits>(largest[c]);
-                equal[c] += is_largest;
+                found[c] += is_largest;
                 add_term<T>(h[c], s[c], is_largest ? 0 : v[c], wider || is_largest ? 0 : t[c]);
             }
         }
         add_lanes();
-        for (ptrdiff_t c = 0; c < count; ++c) sum[c] = high[0][c], sum_low[c] = low[0][c];
+#pragma omp simd
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            bool is = outweighed[c] != 0;
+            sum[c] = is ? high[0][c] : sum[c], sum_low[c] = is ? static_cast<double>(low[0][c]) : sum_low[c];
+            equal[c] = is ? found[c] : 0;
+        }
     }
 
     void log_softmax(T* y, Inverse<Work> inverse) const {

@@ -110,9 +110,8 @@ struct ShortRows {
         Work top[block];
         for (ptrdiff_t r = 0; r < rows; ++r) {
             max[first + r] = maximum(x + r * n, n);
-            put(first + r, is_short ? others(r * n, x + r * n, n, max[first + r]) : Sum{sum(r * n, n), 0});
+            put(first + r, Sum{sum(r * n, n), 0});
         }
-        if constexpr (is_short) return;
 #pragma omp simd
         for (ptrdiff_t r = 0; r < rows; ++r) top[r] = power<T>(static_cast<Work>(max[first + r]), rate).value;
         for (ptrdiff_t r = 0; r < rows; ++r)
@@ -130,8 +129,10 @@ struct ShortRows {
     Pair log_of_row(const T* x, ptrdiff_t n, T m, Rate<Work> rate) {
         Shift<Work> shift(m, rate);
         powers(x, n, shift, rate);
-        Sum s = others(0, x, n, m);
-        return log_of<T>(s.sum, s.equal, power<T>(static_cast<Work>(m), shift, rate));
+        Power<Work> top = power<T>(static_cast<Work>(m), shift, rate);
+        Sum s{sum(0, n), 0};
+        if (outweighs<T>(top, s.sum.high)) s = others(0, x, n, m);
+        return log_of<T>(s.sum, s.equal, top);
     }
 
     // The sum of the powers of a row but for those of its largest elements, which are counted.
