@@ -14,36 +14,37 @@ template <class T, class To>
     else narrow(x, y, n);
 }
 
-// What moves from rows to columns does so a square at a time: whole lines of the cache are read, and written.
+// What moves between rows and columns does so a square at a time: whole lines of the cache are read, and written.
 constexpr ptrdiff_t side = 16;
-
-// work(j, c, height, width) for each square of n x columns.
-template <class Work>
-[[gnu::always_inline]] inline void each_square(ptrdiff_t n, ptrdiff_t columns, Work work) {
-    for (ptrdiff_t j = 0; j < n; j += side)
-        for (ptrdiff_t c = 0; c < columns; c += side) work(j, c, std::min(side, n - j), std::min(side, columns - c));
-}
 
 // `columns` neighbours of x, of n elements that are `after` apart, to rows of y.
 template <class T, class To>
 void gather(const T* x, ptrdiff_t after, To* y, ptrdiff_t n, ptrdiff_t columns) {
-    each_square(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t height, ptrdiff_t width) {
-        To square[side][side];
-        for (ptrdiff_t i = 0; i < height; ++i) convert(x + (j + i) * after + c, square[i], width);
-        for (ptrdiff_t k = 0; k < width; ++k)
-            for (ptrdiff_t i = 0; i < height; ++i) y[(c + k) * n + j + i] = square[i][k];
-    });
+    ptrdiff_t whole = n / side * side, wide = columns / side * side;
+    for (ptrdiff_t j = 0; j < whole; j += side)
+        for (ptrdiff_t c = 0; c < wide; c += side) {
+            To square[side][side];
+            for (ptrdiff_t i = 0; i < side; ++i) convert(x + (j + i) * after + c, square[i], side);
+            for (ptrdiff_t k = 0; k < side; ++k)
+                for (ptrdiff_t i = 0; i < side; ++i) y[(c + k) * n + j + i] = square[i][k];
+        }
+    for (ptrdiff_t j = 0; j < n; ++j)
+        for (ptrdiff_t c = j < whole ? wide : 0; c < columns; ++c) y[c * n + j] = static_cast<To>(x[j * after + c]);
 }
 
 // And back.
 template <class T, class To>
 void scatter(const T* x, To* y, ptrdiff_t after, ptrdiff_t n, ptrdiff_t columns) {
-    each_square(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t height, ptrdiff_t width) {
-        T square[side][side];
-        for (ptrdiff_t k = 0; k < width; ++k)
-            for (ptrdiff_t i = 0; i < height; ++i) square[i][k] = x[(c + k) * n + j + i];
-        for (ptrdiff_t i = 0; i < height; ++i) convert(square[i], y + (j + i) * after + c, width);
-    });
+    ptrdiff_t whole = n / side * side, wide = columns / side * side;
+    for (ptrdiff_t j = 0; j < whole; j += side)
+        for (ptrdiff_t c = 0; c < wide; c += side) {
+            T square[side][side];
+            for (ptrdiff_t k = 0; k < side; ++k)
+                for (ptrdiff_t i = 0; i < side; ++i) square[i][k] = x[(c + k) * n + j + i];
+            for (ptrdiff_t i = 0; i < side; ++i) convert(square[i], y + (j + i) * after + c, side);
+        }
+    for (ptrdiff_t j = 0; j < n; ++j)
+        for (ptrdiff_t c = j < whole ? wide : 0; c < columns; ++c) y[j * after + c] = static_cast<To>(x[c * n + j]);
 }
 
 // Some rows of an array with a layout, from `first` on.

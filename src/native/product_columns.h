@@ -1,10 +1,11 @@
-// softmax_vjp and log_softmax_jvp along columns, side by side, computed as float32: each sum in the order of a contiguous row.
+// softmax_vjp and log_softmax_jvp along columns, side by side: each sum in the order of a contiguous row.
 #pragma once
 #include "half.h"
 #include "products.h"
 
 namespace {
 
+// Computed as float32: see fast_row.
 template <Function function, class T>
 struct ProductColumns {
     static constexpr ptrdiff_t width = 256;
@@ -105,6 +106,87 @@ struct ProductColumns {
     }
 
     void products(T* y) { n <= few ? products(y, v_r, mean) : products(y, c, rest); }
+};
+
+// Of float64, see product_with_jacobian.
+template <Function function>
+struct ProductColumns<function, double> {
+    static constexpr ptrdiff_t width = 128;
+
+    const double *p, *v;
+    ptrdiff_t n, after, count;
+    alignas(64) double high[lanes][width], low[lanes][width];  // of a chunk
+    alignas(64) double sum[width], sum_low[width], v_k[width];
+
+    ProductColumns(const double* p, const double* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
+        : p(p), v(v), n(n), after(after), count(count) {}
+
+    // Of each column the v of the largest p, where that counts.
+    void references() {
+        double largest[width];
+        std::fill_n(largest, count, -std::numeric_limits<double>::infinity());
+        std::copy_n(v, count, v_k);
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            const double *p_j = p + j * after, *v_j = v + j * after;
+            fetch<false>(p_j + after, count);
+            fetch<false>(v_j + after, count);
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < count; ++i) {
+                bool is_larger = p_j[i] > largest[i];
+                v_k[i] = is_larger ? v_j[i] : v_k[i];
+                largest[i] = is_larger ? p_j[i] : largest[i];
+            }
+        }
+        for (ptrdiff_t i = 0; i < count; ++i) v_k[i] = counted(largest[i], v_k[i]);
+    }
+
+    // Adds elements j of all columns to a lane.
+    [[gnu::always_inline]] void add(ptrdiff_t j, double* h, double* l) const {
+        const double *p_j = p + j * after, *v_j = v + j * after, *reference = v_k;
+        fetch<false>(p_j + after, count);
+        fetch<false>(v_j + after, count);
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            double h_i = relative(p_j[i], v_j[i], reference[i]), value = p_j[i] * h_i;
+            accumulate(h[i], l[i], value, fma(p_j[i], h_i, -value));
+        }
+    }
+
+    void add_lane(ptrdiff_t to, ptrdiff_t from) {
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < count; ++i) accumulate(high[to][i], low[to][i], high[from][i], low[from][i]);
+    }
+
+    // The sums of some rows, as `sum_of` has them, in lane 0.
+    void add_rows(ptrdiff_t from, ptrdiff_t length) {
+        ptrdiff_t parts = length > few ? lanes : 4;
+        for (ptrdiff_t l = 0; l < parts; ++l) std::fill_n(high[l], count, 0.0), std::fill_n(low[l], count, 0.0);
+        for (ptrdiff_t j = 0; j < length; ++j) add(from + j, high[j % parts], low[j % parts]);
+        for (ptrdiff_t half = parts / 2; half > 0; half /= 2)
+            for (ptrdiff_t l = 0; l < half; ++l) add_lane(l, l + half);
+    }
+
+    bool means() {
+        references();
+        std::fill_n(sum, count, 0.0), std::fill_n(sum_low, count, 0.0);
+        for (ptrdiff_t j = 0; j < n; j += chunk) {
+            add_rows(j, std::min(chunk, n - j));
+            for (ptrdiff_t i = 0; i < count; ++i) accumulate(sum[i], sum_low[i], high[0][i], low[0][i]);
+        }
+        for (ptrdiff_t i = 0; i < count; ++i) sum[i] += sum_low[i];
+        return true;
+    }
+
+    void products(double* y) const {
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            const double *p_j = p + j * after, *v_j = v + j * after;
+            double* to = y + j * after;
+            fetch<true>(to + after, count);
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < count; ++i)
+                to[i] = product_of<function>(p_j[i], relative(p_j[i], v_j[i], v_k[i]) - sum[i]);
+        }
+    }
 };
 
 }  // namespace

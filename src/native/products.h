@@ -30,7 +30,7 @@ template <class T>
 ptrdiff_t largest(const T* p, ptrdiff_t n) {
     ptrdiff_t from = 0;
     T m = -std::numeric_limits<T>::infinity();
-    if (n <= short_row) {
+    if (n <= 2 * few) {
         m = short_maximum(p, n);
         for (ptrdiff_t i = n - 1; i >= 0; --i) from += (i - from) * (p[i] == m);  // no branch, which would be mispredicted
         return from;
@@ -53,14 +53,12 @@ template <ptrdiff_t half, class T>
 
 // The sum of what was added up in lanes, see add_term.
 template <class T>
-Pair total(double* high, const double* low) {
+Pair total(double* high, double* low) {
     if constexpr (sizeof(T) == 4) {
         fold_sum<lanes / 2>(high);
         return {high[0], 0};
     }
-    Pair sum{0, 0};
-    for (ptrdiff_t l = 0; l < lanes; ++l) accumulate(sum.high, sum.low, high[l], low[l]);
-    return sum;
+    return total_of<T>(high, low);
 }
 
 // high + low += term: for a result of float32 in plain double, for float64 with the rounding errors.
@@ -70,28 +68,23 @@ struct Term {
     Term(double a, double b) : value(a * b), error(sizeof(T) == 8 ? fma(a, b, -(a * b)) : 0) {}
 };
 
-// The sum of term(0), ..., term(n - 1): of a short row one after the other, of a long one in lanes.
+// The sum of term(0), ..., term(n - 1): of a few in four parts, of more in lanes.
 template <class T, class Function, class Ahead>
 [[gnu::always_inline]] inline Pair sum_of(ptrdiff_t n, Function term, Ahead ahead) {
-    Pair sum{0, 0};
-    ptrdiff_t i = 0;
-    if (n > short_row) {
-        double high[lanes] = {}, low[lanes] = {};
-        for (; i + lanes <= n; i += lanes) {
-            ahead(i + block);
-#pragma omp simd
-            for (ptrdiff_t l = 0; l < lanes; ++l) {
-                Term<T> t = term(i + l);
-                add_term<T>(high[l], low[l], t.value, t.error);
-            }
-        }
-        sum = total<T>(high, low);
-    }
-    for (; i < n; ++i) {
+    auto add = [=](double& high, double& low, ptrdiff_t i) __attribute__((always_inline)) {
         Term<T> t = term(i);
-        add_term<T>(sum.high, sum.low, t.value, t.error);
+        add_term<T>(high, low, t.value, t.error);
+    };
+    if (n <= few) return in_turn<T>(n, [=](Pair& sum, ptrdiff_t i) { add(sum.high, sum.low, i); });
+    double high[lanes] = {}, low[lanes] = {};
+    ptrdiff_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        ahead(i + block);
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) add(high[l], low[l], i + l);
     }
-    return sum;
+    for (; i < n; ++i) add(high[i % lanes], low[i % lanes], i);
+    return total<T>(high, low);
 }
 
 template <class T, class Function>

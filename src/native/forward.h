@@ -1,0 +1,302 @@
+// softmax, log_softmax and logsumexp of rows, whatever their length, type, temperature, mask and place in memory.
+#pragma once
+#include "columns.h"
+#include "gathered.h"
+#include "half_columns.h"
+#include "half_rows.h"
+#include "kernels.h"
+#include "long_rows.h"
+#include "short_rows.h"
+
+namespace {
+
+// A row without a finite maximum; true where that is 'invalid' (+inf, or nothing but -inf) and not just NaN.
+template <Function function, class T, class Work>
+bool row_without_maximum(const T* x, T* y, ptrdiff_t n, Work m) {
+    const T nan(std::numeric_limits<Work>::quiet_NaN());
+    bool has_nan = false;
+    for (ptrdiff_t i = 0; i < n; ++i) has_nan |= std::isnan(static_cast<Work>(x[i]));
+    if constexpr (function == LOGSUMEXP) {
+        *y = has_nan ? nan : T(m);
+        return false;
+    }
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = nan;
+    return !has_nan;
+}
+
+template <Function function, class T>
+struct Call {
+    const T* x;
+    T* y;
+    ptrdiff_t n;
+    const double* temperature;
+    ptrdiff_t stride;
+    int threads;
+    bool invalid = false;
+
+    Call(const Rows& r)
+        : x(static_cast<const T*>(r.x) + r.first * r.n),
+          y(static_cast<T*>(r.y) + r.first * (function == LOGSUMEXP ? 1 : r.n)),
+          n(r.n),
+          temperature(r.temperature + r.first * r.temperature_stride),
+          stride(r.temperature_stride),
+          threads(r.threads) {}
+
+    void advance(ptrdiff_t rows) {
+        x += rows * n;
+        y += rows * (function == LOGSUMEXP ? 1 : n);
+        temperature += rows * stride;
+    }
+
+    void long_logs(ptrdiff_t count) {
+        Rate<T> rate(*temperature);
+        Inverse<T> inverse(*temperature);
+        for (; count--; advance(1)) {
+            if (stride) rate = Rate<T>(*temperature), inverse = Inverse<T>(*temperature);
+            TameLog<T> row(x, n, rate, threads);
+            if (!row.tame) wild_row(rate, inverse);
+            else if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, row.max, inverse, row.log, threads);
+            else *y = shifted(row.max, row.log);
+        }
+    }
+
+    void long_softmax(ptrdiff_t count) {
+        Rate<T> rate(*temperature);
+        Inverse<T> inverse(*temperature);
+        TameRows<T> rows;
+        for (ptrdiff_t left = count; left > 0;) {
+            ptrdiff_t some = std::min(left, stride ? 1 : rows.at_a_time(n));
+            if (stride) rate = Rate<T>(*temperature);
+            T* e = rows.powers(x, y, n);
+            rows.sum_up(x, e, some, n, rate, threads);
+            for (ptrdiff_t r = 0; r < some; ++r, advance(1))
+                if (rows.tame[r]) rows.result(r, x, e, y, n, rate, threads);
+                else wild_row(rate, inverse);
+            left -= some;
+        }
+    }
+
+    void wild_row(Rate<T> rate, Inverse<T> inverse) {
+        T m = maximum(x, n, threads);
+        if (!std::isfinite(m)) invalid |= row_without_maximum<function>(x, y, n, m);
+        else if constexpr (function == SOFTMAX) softmax_row(x, y, n, m, rate, threads);
+        else if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, m, inverse, log_of_rest(x, n, m, rate, threads), threads);
+        else *y = shifted(m, log_of_rest(x, n, m, rate, threads));
+    }
+
+    template <bool is_short>
+    void short_rows(ptrdiff_t count) {
+        using Block = ShortRows<T, is_short>;
+        using Work = typename Block::Work;
+        Block some_rows;
+        Rate<Work> rate(*temperature);
+        Inverse<Work> inverse(*temperature);
+        for (ptrdiff_t left = count; left > 0;) {
+            if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
+            ptrdiff_t some = std::min(left, stride ? 1 : block / n), tame;
+            if constexpr (function == SOFTMAX) {
+                tame = some_rows.tame_powers(x, some * n, rate, y) ? some : 0;
+                for (ptrdiff_t r = 0; r < tame; ++r, advance(1)) some_rows.softmax(r * n, y, n);
+            } else {
+                tame = tame_logs(some_rows, stride ? 1 : left, rate);
+                for (ptrdiff_t r = 0; r < tame; ++r, advance(1))
+                    put(some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
+            }
+            left -= tame;
+            if (tame > 0) continue;
+            if constexpr (is_short || function == SOFTMAX)
+                for (ptrdiff_t r = 0; r < some; ++r, advance(1)) wild_row(some_rows, rate, inverse);
+            else long_logs(some);  // some of them may be tame
+            left -= some;
+        }
+    }
+
+    // The logarithms of the first rows, as far as they are tame, and not more than go well together: returns how many. They take
+    // long, and are computed for more rows at once than the powers.
+    template <class Block, class Work>
+    ptrdiff_t tame_logs(Block& rows, ptrdiff_t count, Rate<Work> rate) {
+        constexpr ptrdiff_t together = 4096;
+        ptrdiff_t at_a_time = block / n, done = 0;
+        count = std::min({count, std::max(at_a_time, together / n), block});
+        for (ptrdiff_t some; done < count; done += some) {
+            some = std::min(at_a_time, count - done);
+            const T* from = x + done * n;
+            if (!rows.tame_powers(from, some * n, rate, function == LOGSUMEXP ? nullptr : y + done * n)) break;
+            rows.sums(from, done, some, n, rate);
+        }
+        rows.logs(done, rate);
+        return done;
+    }
+
+    template <class Block, class Work>
+    void wild_row(Block& row, Rate<Work> rate, Inverse<Work> inverse) {
+        T m = Block::maximum(x, n);
+        if (!std::isfinite(m)) {
+            invalid |= row_without_maximum<function>(x, y, n, m);
+            return;
+        }
+        if constexpr (function == SOFTMAX) row.softmax_of_row(x, y, n, m, rate);
+        else put(m, row.log_of_row(x, n, m, rate), inverse);
+    }
+
+    // The result of a row with maximum m and log = log(sum(exp((x - m) / T))).
+    template <class Work>
+    void put(T m, Pair log, Inverse<Work> inverse) {
+        if constexpr (function == LOGSUMEXP) *y = shifted(m, log);
+        else short_log_softmax<T, Work>(x, y, n, m, inverse, static_cast<Work>(rounded(log)));
+    }
+};
+
+template <Function function, class T>
+bool contiguous_rows(const Rows& r) {
+    Call<function, T> call(r);
+    if (r.n <= short_row_of<function, T>) call.template short_rows<true>(r.count);
+    else if (r.n <= middle_row<T>) call.template short_rows<false>(r.count);
+    else if constexpr (function == SOFTMAX) call.long_softmax(r.count);
+    else call.long_logs(r.count);
+    return call.invalid;
+}
+
+// Some columns, in scratch: of any kind, and with temperatures of their own.
+template <Function function, class T, Kernel of_rows>
+bool gathered_columns(const Rows& r, const T* x, T* y, ptrdiff_t count, const double* temperature) {
+    ptrdiff_t at_a_time = columns_at_a_time(r.n);
+    auto scratch = static_cast<T*>(r.scratch), results = scratch + at_a_time * r.n;
+    bool invalid = false;
+    for (ptrdiff_t c = 0; c < count; c += at_a_time) {
+        ptrdiff_t some = std::min(at_a_time, count - c);
+        gather(x + c, r.after, scratch, r.n, some);
+        Rows part{scratch, function == LOGSUMEXP ? y + c : results, some, r.n};
+        part.threads = r.threads;
+        part.temperature = temperature + c * r.temperature_stride;
+        part.temperature_stride = r.temperature_stride;
+        invalid |= of_rows(part);
+        if (function != LOGSUMEXP) scatter(results, y + c, r.after, r.n, some);
+    }
+    return invalid;
+}
+
+// Short rows of 16-bit floats are computed as those of float32, some at a time.
+template <Function function, class Half>
+bool short_half_rows(const Rows& r) {
+    constexpr ptrdiff_t n_results = function == LOGSUMEXP ? 1 : short_row;
+    float x[block * short_row / 8], y[block * n_results / 8];
+    bool invalid = false;
+    for (ptrdiff_t i = r.first, some; i < r.first + r.count; i += some) {
+        some = std::min(block / 8, r.first + r.count - i);
+        ptrdiff_t n = function == LOGSUMEXP ? 1 : r.n;
+        widen(static_cast<const Half*>(r.x) + i * r.n, x, some * r.n);
+        Rows rows{x, y, some, r.n, r.temperature + i * r.temperature_stride, r.temperature_stride};
+        invalid |= contiguous_rows<function, float>(rows);
+        narrow(y, static_cast<Half*>(r.y) + i * n, some * n);
+    }
+    return invalid;
+}
+
+template <Function function, class Half>
+bool all_half_rows(const Rows& r) {
+    if (r.n <= short_row) return short_half_rows<function, Half>(r);
+    Rate<float> rate(*r.temperature);
+    Inverse<float> inverse(*r.temperature);
+    bool invalid = false;
+    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
+        auto x = static_cast<const Half*>(r.x) + i * r.n;
+        auto y = static_cast<Half*>(r.y) + i * (function == LOGSUMEXP ? 1 : r.n);
+        if (r.temperature_stride) rate = Rate<float>(r.temperature[i]), inverse = Inverse<float>(r.temperature[i]);
+        if (tame_half_row<function>(x, y, r.n, rate, inverse, r.threads)) continue;
+        float m = half_maximum(x, r.n, r.threads);
+        if (std::isfinite(m)) half_row<function>(x, y, r.n, m, rate, inverse, r.threads);
+        else invalid |= row_without_maximum<function>(x, y, r.n, m);
+    }
+    return invalid;
+}
+
+// Each row with -inf for what does not count; where nothing does, the result is that for nothing.
+template <Function function, class T, Kernel all_rows>
+bool rows_where(const Rows& r) {
+    constexpr bool reduces = function == LOGSUMEXP;
+    const T minus_inf(-std::numeric_limits<float>::infinity()), left_out = function == SOFTMAX ? T(0.0f) : minus_inf;
+    bool invalid = false;
+    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
+        auto x = static_cast<const T*>(r.x) + i * r.n;
+        auto y = static_cast<T*>(r.y) + i * (reduces ? 1 : r.n);
+        auto keep = r.where + i * r.n;
+        auto kept = reduces ? static_cast<T*>(r.scratch) : y;
+        bool any = false;
+        for (ptrdiff_t j = 0; j < r.n; ++j) {
+            any |= keep[j];
+            kept[j] = keep[j] ? x[j] : minus_inf;
+        }
+        if (!any) {
+            if (reduces) *y = minus_inf;
+        } else {
+            Rows row{kept, y, 1, r.n, r.temperature + i * r.temperature_stride};
+            row.threads = r.threads;
+            invalid |= all_rows(row);
+        }
+        for (ptrdiff_t j = 0; j < r.n && !reduces; ++j) y[j] = keep[j] ? y[j] : left_out;
+    }
+    return invalid;
+}
+
+// Rows of an array with a layout, some at a time.
+template <Function function, class T, Kernel of_rows>
+bool strided_rows(const Rows& r) {
+    auto scratch = static_cast<T*>(r.scratch);
+    bool invalid = false;
+    for (ptrdiff_t at = r.first, some; at < r.first + r.count; at += some) {
+        some = std::min(at_a_time<T>(r.layouts[0], r.n), r.first + r.count - at);
+        gather_rows<T>(r.x, r.layouts[0], at, scratch, r.n, some);
+        Rows part{scratch, static_cast<T*>(r.y) + at * (function == LOGSUMEXP ? 1 : r.n), some, r.n};
+        part.temperature = r.temperature + at * r.temperature_stride;
+        part.temperature_stride = r.temperature_stride;
+        part.threads = r.threads;
+        invalid |= of_rows(part);
+    }
+    return invalid;
+}
+
+// Columns, some at a time: side by side where they are tame, else gathered.
+template <Function function, class T, Kernel of_rows, class Tame>
+bool columns(const Rows& r, ptrdiff_t at_a_time, Tame tame) {
+    bool invalid = false;
+    for (ptrdiff_t at = r.first, count; at < r.first + r.count; at += count) {
+        ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
+        count = std::min({at_a_time, r.after - column, r.first + r.count - at});
+        auto x = static_cast<const T*>(r.x) + offset;
+        auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? at : offset);
+        const double* temperature = r.temperature + at * r.temperature_stride;
+        if (r.temperature_stride || !tame(x, y, count, *temperature))
+            invalid |= gathered_columns<function, T, of_rows>(r, x, y, count, temperature);
+    }
+    return invalid;
+}
+
+template <Function function, class T, bool is_short>
+bool columns(const Rows& r) {
+    return columns<function, T, contiguous_rows<function, T>>(
+        r, Columns<T, is_short>::at_a_time(r.n), [&](const T* x, T* y, ptrdiff_t count, double temperature) {
+            return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch));
+        });
+}
+
+template <Function function, class T>
+bool rows(const Rows& r) {
+    if (r.layouts) return strided_rows<function, T, contiguous_rows<function, T>>(r);
+    if (r.where) return rows_where<function, T, contiguous_rows<function, T>>(r);
+    if (r.after == 1) return contiguous_rows<function, T>(r);
+    return r.n > short_row_of<function, T> ? columns<function, T, false>(r) : columns<function, T, true>(r);
+}
+
+template <Function function, class Half>
+bool half_rows(const Rows& r) {
+    if (r.layouts) return strided_rows<function, Half, all_half_rows<function, Half>>(r);
+    if (r.where) return rows_where<function, Half, all_half_rows<function, Half>>(r);
+    if (r.after == 1) return all_half_rows<function, Half>(r);
+    return columns<function, Half, all_half_rows<function, Half>>(
+        r, half_width, [&](const Half* x, Half* y, ptrdiff_t count, double temperature) {
+            return tame_half_columns<function>(x, y, r.n, r.after, count, temperature);
+        });
+}
+
+}  // namespace
