@@ -103,17 +103,50 @@ def ratio(cell: Cell) -> tuple[float, str]:
 
 
 def table(cells: list[Cell]) -> str:
-    """A line for each function, type, layout and batch; bold where the peer is faster."""
-    lines = ["| | " + " | ".join(map(str, LENGTHS)) + " |", "|---" * (len(LENGTHS) + 1) + "|"]
-    keys = ("function", "dtype", "layout", "batch")
-    found: dict[tuple[str, ...], dict[int, str]] = {}
+    """Of each function and type: the cells we win, and those we lose, the worst first."""
+    lines = ["| | cells | faster than all | lost by up to 1.25 | by more | the worst |"]
+    lines.append("|---" * 6 + "|")
+    kinds: dict[str, list[Cell]] = {}
     for cell in cells:
-        r, peer = ratio(cell)
-        text = f"{r:.2f}" if r <= 1 else f"**{r:.2f}** {peer}"
-        found.setdefault(tuple(cell[k] for k in keys), {})[cell["n"]] = text
-    for key, line in found.items():
-        lines.append(f"| {' '.join(key)} | {' | '.join(line.get(n, '') for n in LENGTHS)} |")
+        kinds.setdefault(f"{cell['function']}, {cell['dtype']}", []).append(cell)
+    for kind, some in kinds.items():
+        ratios = sorted(((*ratio(cell), cell) for cell in some), key=lambda r: -r[0])
+        won = sum(r <= 1 for r, _, _ in ratios)
+        lost = sum(r > 1.25 for r, _, _ in ratios)
+        worst = ", ".join(
+            f"{c['rows']} x {c['n']} {c['layout']} {r:.1f} ({peer})" for r, peer, c in ratios[:3]
+        )
+        lines.append(
+            f"| {kind} | {len(some)} | {won} | {len(some) - won - lost} | {lost} | {worst} |"
+        )
     return "\n".join(lines)
+
+
+def draw(path: Path, cells: list[Cell]) -> None:
+    """A square for each cell, blue where we are faster, red where a peer is."""
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(f"{c['function']} {c['dtype']} {c['layout']}" for c in cells))
+    figure = Figure(figsize=(17, 1.5 + 0.21 * len(kinds)), layout="constrained")
+    panels = figure.subplots(1, len(BATCHES), sharey=True)
+    titles = {"row": "one row", "cache": "256 KiB", "memory": "64 MiB"}
+    for axes, batch in zip(panels, BATCHES, strict=True):
+        values = np.full((len(kinds), len(LENGTHS)), np.nan)
+        for cell in cells:
+            if cell["batch"] == batch:
+                i = kinds.index(f"{cell['function']} {cell['dtype']} {cell['layout']}")
+                values[i, LENGTHS.index(cell["n"])] = ratio(cell)[0]
+        axes.imshow(np.log2(values), cmap="RdBu_r", vmin=-2, vmax=2, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                color = "white" if abs(np.log2(value)) > 1.2 else "black"
+                axes.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=6, color=color)
+        axes.set_title(titles[batch])
+        axes.set_xlabel("row length")
+        axes.set_xticks(range(len(LENGTHS)), map(str, LENGTHS), rotation=60, fontsize=7)
+        axes.set_yticks(range(len(kinds)), kinds, fontsize=7)
+    figure.suptitle("Our time over that of the fastest peer")
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -125,6 +158,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--from", metavar="FILE", type=Path, dest="source")
+    parser.add_argument("--plot", metavar="FILE", type=Path)
     options = parser.parse_args()
     if options.source:
         cells = [json.loads(line) for line in options.source.read_text().splitlines()]
@@ -138,6 +172,8 @@ def main() -> None:
                 with options.json.open("a") as file:
                     file.write(json.dumps(cell) + "\n")
     print(table(cells))
+    if options.plot:
+        draw(options.plot, cells)
 
 
 if __name__ == "__main__":

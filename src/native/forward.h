@@ -295,7 +295,7 @@ bool half_rows(const Rows& r) {
     if (r.after == 1) return all_half_rows<function, Half>(r);
     return columns<function, Half, all_half_rows<function, Half>>(
         r, half_width, [&](const Half* x, Half* y, ptrdiff_t count, double temperature) {
-            return tame_half_columns<function>(x, y, r.n, r.after, count, temperature);
+            return tame_half_columns<function>(x, y, r.n, r.after, count, temperature, static_cast<float*>(r.scratch));
         });
 }
 

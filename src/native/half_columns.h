@@ -86,14 +86,17 @@ struct HalfColumns {
         }
     }
 
-    // The logarithms of the sums, relative to the largest; false where one term outweighs all others.
-    bool logs() {
+    // Makes of the sums their logarithms, relative to the largest; columns where one term outweighs the others go through scratch.
+    void logs(float* scratch) {
         for (ptrdiff_t c = 0; c < count; ++c) {
             Power<float> top = power<Half>(largest[c], rate);
-            if (outweighs<Half>(top, sum[c])) return false;
-            sum[c] = log_of<float>({sum[c], 0}, 0, top).high;
+            if (!outweighs<Half>(top, sum[c])) {
+                sum[c] = log_of<float>({sum[c], 0}, 0, top).high;
+            } else {
+                for (ptrdiff_t j = 0; j < n; ++j) scratch[j] = x[j * after + c];
+                sum[c] = rounded(log_of_rest(scratch, n, largest[c], rate, 1));
+            }
         }
-        return true;
     }
 
     void log_softmax(Half* y, Inverse<float> inverse) {
@@ -108,9 +111,9 @@ struct HalfColumns {
     }
 };
 
-// The function of some columns; false where that does not go, and y is as it was.
+// The function of some columns; false where that does not go, and y is as it was. The scratch has room for one.
 template <Function function, class Half>
-bool tame_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
+bool tame_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, float* scratch) {
     if (n <= short_row) return short_half_columns<function>(x, y, n, after, count, temperature);
     if (count < 8) return false;
     HalfColumns<Half> tile(x, n, after, count, temperature);
@@ -119,7 +122,7 @@ bool tame_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptr
         tile.softmax(y);
         return true;
     }
-    if (!tile.logs()) return false;
+    tile.logs(scratch);
     if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, Inverse<float>(temperature));
     else
         for (ptrdiff_t c = 0; c < count; ++c) y[c] = Half(shifted(tile.largest[c], {tile.sum[c], 0}));

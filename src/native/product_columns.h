@@ -40,7 +40,7 @@ struct ProductColumns {
 #pragma omp simd reduction(& : all)
             for (ptrdiff_t i = 0; i < count; ++i) {
                 v_r[i] = found[i] ? v_r[i] : v_j[i];
-                found[i] |= p_j[i] >= 0x1p-26f ? -1 : 0;
+                found[i] |= p_j[i] >= negligible ? -1 : 0;
                 all &= found[i];
             }
         }

@@ -136,8 +136,9 @@ inline Weighted short_weighted(const float* p, const float* v, ptrdiff_t n, doub
     return {(sum + sum_1) + (sum_2 + sum_3), (weight + weight_1) + (weight_2 + weight_3)};
 }
 
-// Of n > few elements. The last vector goes over some again, which do not count then.
+// The last vector of more than a few goes over some again, which do not count then.
 inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r) {
+    if (n <= few) return short_weighted(p, v, n, v_r);
     double sum[lanes] = {}, weight[lanes] = {};
     ptrdiff_t i = 0;
     for (; i + lanes <= n; i += lanes) {
@@ -163,7 +164,6 @@ inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r
 }
 
 inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r, int threads) {
-    if (n <= few) return short_weighted(p, v, n, v_r);
     if (n <= chunk) return weighted(p, v, n, v_r);
     Weighted all{0, 0};
     add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return weighted(p + from, v + from, length, v_r); },
@@ -173,9 +173,12 @@ inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r
 
 // The first element that is not negligible. Doubles can tell the mean from its v: they differ by more than a 2^26th of what any
 // v differs from it, unless it has all the weight. (To look for the largest would take another pass.)
-inline ptrdiff_t first_with_weight(const float* p, ptrdiff_t n) {
+constexpr float negligible = 0x1p-26f;
+
+template <class T>
+ptrdiff_t first_with_weight(const T* p, ptrdiff_t n) {
     ptrdiff_t r = 0;
-    while (r < n - 1 && !(p[r] >= 0x1p-26f)) ++r;
+    while (r < n - 1 && !(static_cast<float>(p[r]) >= negligible)) ++r;
     return r;
 }
 
