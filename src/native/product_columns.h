@@ -60,15 +60,17 @@ struct ProductColumns {
 
     // The sums of some rows, as `weighted` has them.
     void add_rows(ptrdiff_t from, ptrdiff_t length) {
-        ptrdiff_t parts = length > few ? lanes : 4, whole = length / parts * parts;
-        for (ptrdiff_t l = 0; l < parts; ++l) std::fill_n(sum[l], count, 0.0), std::fill_n(weight[l], count, 0.0);
+        ptrdiff_t parts = length > few ? lanes : 4, whole = length / parts * parts, used = std::min(parts, length);
+        for (ptrdiff_t l = 0; l < used; ++l) std::fill_n(sum[l], count, 0.0), std::fill_n(weight[l], count, 0.0);
         for (ptrdiff_t j = 0; j < whole; ++j) add(from + j, j % parts);
         for (ptrdiff_t j = whole; j < length; ++j) add(from + j, length > few ? j - (length - lanes) : 0);
         if (length > few) {
             for (ptrdiff_t half = parts / 2; half > 0; half /= 2)
                 for (ptrdiff_t l = 0; l < half; ++l) add_lane(l, l + half);
         } else {
-            add_lane(0, 1), add_lane(2, 3), add_lane(0, 2);
+            if (used > 1) add_lane(0, 1);
+            if (used > 3) add_lane(2, 3);
+            if (used > 2) add_lane(0, 2);
         }
         for (ptrdiff_t i = 0; i < count; ++i) total[i] += sum[0][i], total_weight[i] += weight[0][i];
     }
@@ -82,13 +84,16 @@ struct ProductColumns {
         references();
         std::fill_n(total, count, 0.0), std::fill_n(total_weight, count, 0.0);
         for (ptrdiff_t j = 0; j < n; j += chunk) add_rows(j, std::min(chunk, n - j));
-        bool finite = true;
+        double *of = mean, *v = v_r, *t = total, *w = total_weight;
+        float *high = c, *low = rest;
+        int64_t finite = 1;
+#pragma omp simd reduction(& : finite)
         for (ptrdiff_t i = 0; i < count; ++i) {
-            mean[i] = total[i] / total_weight[i];
-            put(c[i], rest[i], v_r[i], mean[i]);
-            finite &= std::isfinite(mean[i]);
+            of[i] = t[i] / w[i];
+            put(high[i], low[i], v[i], of[i]);
+            finite &= of[i] - of[i] == 0 ? 1 : 0;
         }
-        return finite;
+        return finite != 0;
     }
 
     template <class Work>
@@ -159,11 +164,11 @@ struct ProductColumns<function, double> {
 
     // The sums of some rows, as `sum_of` has them, in lane 0.
     void add_rows(ptrdiff_t from, ptrdiff_t length) {
-        ptrdiff_t parts = length > few ? lanes : 4;
-        for (ptrdiff_t l = 0; l < parts; ++l) std::fill_n(high[l], count, 0.0), std::fill_n(low[l], count, 0.0);
+        ptrdiff_t parts = length > few ? lanes : 4, used = std::min(parts, length);
+        for (ptrdiff_t l = 0; l < used; ++l) std::fill_n(high[l], count, 0.0), std::fill_n(low[l], count, 0.0);
         for (ptrdiff_t j = 0; j < length; ++j) add(from + j, high[j % parts], low[j % parts]);
         for (ptrdiff_t half = parts / 2; half > 0; half /= 2)
-            for (ptrdiff_t l = 0; l < half; ++l) add_lane(l, l + half);
+            for (ptrdiff_t l = 0; l < std::min(half, used - half); ++l) add_lane(l, l + half);
     }
 
     bool means() {
