@@ -134,7 +134,7 @@ bool products(const Rows& r) {
     if constexpr (is_product && sizeof(T) == 2)
         if (r.after == 1 && !r.layouts && rows_at_a_time(r.n) == 1) return long_half_products<function, T>(r);
     if constexpr (is_product)
-        if (r.after > 1) return product_columns<function, T>(r);
+        if (r.after >= 8) return product_columns<function, T>(r);
     if constexpr (sizeof(T) > 2)
         if (r.after == 1 && !r.layouts) return derivatives<function, T>(r);
     return gathered_derivatives<function, T>(r);
