@@ -146,7 +146,7 @@ def draw(path: Path, cells: list[Cell]) -> None:
         axes.set_xticks(range(len(LENGTHS)), map(str, LENGTHS), rotation=60, fontsize=7)
         axes.set_yticks(range(len(kinds)), kinds, fontsize=7)
     figure.suptitle("Our time over that of the fastest peer")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=85)
 
 
 def main() -> None:
