@@ -1,6 +1,6 @@
 // Rows that lie across memory, side by side: a tile of columns at a time, each sum in the order of a contiguous row.
 //
-// Only for tame columns; others are transposed and computed as rows, with the same bits.
+// Only for tame columns; others are gathered and computed as rows, with the same bits.
 #pragma once
 #include "short_rows.h"
 
