@@ -19,7 +19,9 @@ from fastsoftmax._loss_rows import Block, Losses, Total
 from fastsoftmax._losses import Reduction, check_reduction, divisor
 
 _BLOCK = 46 << 20  # bytes of logits that exist at a time
-_TILE = 1 << 21  # bytes of the gradient of the weight that are added up at a time, in a cache
+_CLASSES = 40 << 20  # the same where blocks are of classes: BLAS takes more of its own there
+_ROWS = 4096  # a block of classes has as many rows, if there are: products of few rows are slow
+_TILE = 3 << 20  # bytes of the gradient of the weight that are added up at a time, in a cache
 
 
 def linear_cross_entropy(
@@ -76,7 +78,8 @@ def linear_cross_entropy(
     Notes
     -----
     The products are NumPy's, and rounded as these are. 46 MiB of logits exist at a time, or those
-    of one row, and their gradient takes their place. The method, for GPUs: P.-L. Hsu et
+    of one row, and their gradient takes their place. Of float32 and below, a loss alone to indices
+    takes blocks of classes instead of rows. The method, for GPUs: P.-L. Hsu et
     al., "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989; E. Wijmans et
     al., "Cut Your Losses in Large-Vocabulary Language Models", arXiv:2411.09009.
 
@@ -117,6 +120,7 @@ def linear_cross_entropy(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
+        after_blas=True,
         weight_name="class_weight",
     )
     read = [a for a in (losses.targets, losses.weight) if a is not None]
@@ -131,17 +135,20 @@ def linear_cross_entropy(
     each = np.empty(len(rows), dtype)
     add = _Gradients(grads, w, dtype) if return_grad else None
     sum_of_losses = Total(working)
-    blocks = -(-len(rows) // max(1, _BLOCK // (n * working.itemsize)))
+    by_class = not add and losses.are_indices and not losses.smoothing and working.itemsize == 4
+    at_once = max(1, (_CLASSES if by_class else _BLOCK) // working.itemsize)  # logits
+    blocks = -(-len(rows) // max(_ROWS if by_class else 1, at_once // n))
     step = max(1, -(-len(rows) // max(1, blocks)))  # of equal size: products of few rows are slow
-    scratch = np.empty((min(step, len(rows)), n), working)
+    scratch = np.empty(min(step * n, max(step, at_once)) if by_class else step * n, working)
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
         x = contiguous(rows[some], working)
-        z = np.matmul(x, w.T, out=scratch[: len(x)])
-        if b is not None:
-            z += b
         t = contiguous(flat[some], np.int64 if losses.are_indices else working)
-        loss = losses.of_block(Block((some,), z, t, None), z if add else None, factor)
+        if by_class:
+            loss = _loss_by_class(losses, x, w, b, t, scratch)
+        else:
+            z = _product(x, w, b, scratch)
+            loss = losses.of_block(Block((some,), z, t, None), z if add else None, factor)
         if reduction == "none":
             each[some] = loss
         else:
@@ -152,6 +159,47 @@ def linear_cross_entropy(
         mean = dtype.type(np.divide(sum_of_losses.value, total))
     result = each.reshape(batch)[()] if reduction == "none" else mean
     return (result, add.finished()) if add else result
+
+
+def _product(x: Array, w: Array, b: Array | None, scratch: Array) -> Array:
+    """The logits x @ w.T + b, in scratch."""
+    z = np.matmul(x, w.T, out=scratch[: len(x) * len(w)].reshape(len(x), len(w)))
+    if b is not None:
+        z += b
+    return z
+
+
+def _loss_by_class(
+    losses: Losses, x: Array, w: Array, b: Array | None, t: Array, scratch: Array
+) -> Array:
+    """
+    The losses of rows x to indices t, over blocks of classes: log(1 + sum(exp(z - z_t))).
+
+    What float64 holds of the logarithm of that sum is enough for float32 to keep all digits of a
+    small loss, if the target stays out of it.
+    """
+    blocks = -(-len(w) // max(1, len(scratch) // len(x)))
+    rows, step = np.arange(len(x)), -(-len(w) // blocks)
+    z_t, others = np.zeros(len(x)), np.full(len(x), -np.inf)
+    for start in range(0, len(w), step):
+        part = slice(start, start + step)
+        z = _product(x, w[part], None if b is None else b[part], scratch)
+        here = (t >= start) & (t < start + len(z[0]))
+        reference = np.where(here, t - start, 0)
+        z_r = z[rows, reference].astype(np.float64)
+        np.copyto(z_t, z_r, where=here)
+        here &= np.isfinite(z_r)  # a target that is not stays in the sum
+        if not np.isfinite(z_r).all():
+            reference = np.where(np.isfinite(z_r), reference, z.argmax(axis=-1))
+            z_r = z[rows, reference].astype(np.float64)
+        nothing = np.isneginf(z_r)
+        z[nothing] = 0
+        loss = losses.plain_loss(z, reference)
+        with np.errstate(all="ignore"):
+            but_target = np.where(here, np.log(-np.expm1(-loss)), 0)  # log(exp(loss) - 1) - loss
+            others = np.logaddexp(others, z_r + loss + but_target)
+    with np.errstate(all="ignore"):
+        return losses.weighted(np.logaddexp(0, others - z_t), np.logaddexp(z_t, others), t)
 
 
 def _room(
@@ -182,22 +230,27 @@ class _Gradients:
         self.grads, self.w = grads, w
         self.of_hidden = _own(grads[0], dtype).reshape(-1, w.shape[1])
         self.of_weight = _own(grads[1], w.dtype)
-        self.of_weight[...] = 0
+        self.is_first = True
         self.of_bias = np.zeros(len(w), np.promote_types(w.dtype, np.float64))
         self.step = max(1, _TILE // max(1, w.shape[1] * w.itemsize))
         self.part = np.empty((min(self.step, len(w)), w.shape[1]), w.dtype)
 
     def __call__(self, some: slice, x: Array, z: Array) -> None:
         """For rows x, whose logits have the gradient z."""
-        self.of_hidden[some] = z @ self.w
+        np.matmul(z, self.w, out=self.of_hidden[some])
         for start in range(0, len(self.w), self.step):
             tile = self.of_weight[start : start + self.step]
-            part = self.part[: len(tile)]
-            tile += np.matmul(z[:, start : start + self.step].T, x, out=part)
+            part = tile if self.is_first else self.part[: len(tile)]
+            np.matmul(z[:, start : start + self.step].T, x, out=part)
+            if not self.is_first:
+                tile += part
+        self.is_first = False
         if len(self.grads) > 2:
             self.of_bias += z.sum(axis=0, dtype=self.of_bias.dtype)
 
     def finished(self) -> tuple[Array, ...]:
+        if self.is_first:
+            self.of_weight[...] = 0
         for y, computed in zip(self.grads, (self.of_hidden, self.of_weight), strict=False):
             if not np.may_share_memory(y, computed):
                 y[...] = computed.reshape(y.shape)

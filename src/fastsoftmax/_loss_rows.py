@@ -48,6 +48,7 @@ class Losses:
     axes : the rows.
     mask : what is masked in the logits, or None.
     copies : whether what is made of a block takes memory; blocks are smaller then.
+    after_blas : whether threads of BLAS were busy just before.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Losses:
         where: ArrayLike | None = None,
         *,
         copies: bool = False,
+        after_blas: bool = False,
         weight_name: str = "weight",
     ) -> None:
         self.source = to_array("logits", logits)
@@ -90,7 +92,7 @@ class Losses:
         if isinstance(self.source, np.ma.MaskedArray):
             self.mask = np.ma.getmaskarray(self.source)
             self.keep = ~self.mask & (True if self.keep is None else self.keep)
-        self.copies = copies
+        self.copies, self.after_blas = copies, after_blas
         if self.are_indices:
             self._check_indices()
 
@@ -220,6 +222,23 @@ class Losses:
             y[~block.keep] = 0
         return loss
 
+    def plain_loss(self, x: Array, t: Array) -> Array:
+        """Of rows to indices t, in float64, without anything that modifies it."""
+        loss = np.empty(len(x))
+        options = (None, _NOTHING_IGNORED, 1.0, 0.0, 0.0, 1.0)
+        _native.cross_entropy_rows(x, None, t, *options, loss, self.after_blas)
+        return loss
+
+    def weighted(self, loss: Array, logsumexp: Array, t: Array) -> Array:
+        """Of rows to indices t, with weight and z_loss, and 0 where they are ignored."""
+        counts = t != self.ignored
+        w = 1.0 if self.weight is None else self.weight[np.where(counts, t, 0)].astype(np.float64)
+        loss = np.where(np.isposinf(loss) & (w == 0), 0, loss)
+        loss = w * loss
+        if self.z_loss:
+            loss += self.z_loss * w * logsumexp**2
+        return np.where(counts, loss, 0)
+
     def _kernel(
         self,
         x: Array,
@@ -235,7 +254,7 @@ class Losses:
             return _longdouble.cross_entropy(x, y, targets, *options)
         loss = np.empty(len(x))
         if x.size:
-            _native.cross_entropy_rows(x, y, targets, *options, loss)
+            _native.cross_entropy_rows(x, y, targets, *options, loss, self.after_blas)
         return loss
 
     def curvature(self, block: Block) -> tuple[Array, Array]:

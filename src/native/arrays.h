@@ -118,6 +118,7 @@ bool run(Function function, PyArrayObject* x, Rows rows) {
     Kernel kernel = kernels->rows[function][type_of(x)];
     npy_intp elements = rows.count * rows.n * (is_jacobian(function) || function == SOFTMAX_JACOBIAN_EIGENVALUES ? rows.n : 1);
     int threads = threads_for(elements);
+    if (threads == 2 && rows.losses && rows.losses->after_blas) threads = 1;  // the second would wait for a core
     npy_intp scratch = scratch_size(function, rows, PyArray_ITEMSIZE(x));
     if (scratch && !(rows.scratch = PyMem_RawMalloc(scratch * threads))) return PyErr_NoMemory() != nullptr;
     rows.streams = elements * PyArray_ITEMSIZE(x) > cached;

@@ -38,6 +38,7 @@ struct Losses {
     double kept, spread;   // a target's share in what is asked, and what is asked of every class beside it
     double z_loss, factor;  // factor: of the gradient
     double* loss;          // one a row
+    bool after_blas;       // whose threads still spin
 };
 
 // Of an array that is not contiguous, whose rows are along its last axis: shape, and strides in bytes. None: ndim is 0.

@@ -7,11 +7,11 @@
 
 namespace {
 
-// cross_entropy_rows(x, y, targets, weight, ignored, kept, spread, z_loss, factor, loss): x as above, y for the gradient or None;
-// targets int64, one a row, all of them `ignored` or indices of a row, or of the dtype and shape of x; weight of the dtype of x
-// or None; loss float64, one a row.
+// cross_entropy_rows(x, y, targets, weight, ignored, kept, spread, z_loss, factor, loss, after_blas): x as above, y for the
+// gradient or None; targets int64, one a row, all of them `ignored` or indices of a row, or of the dtype and shape of x; weight of
+// the dtype of x or None; loss float64, one a row.
 PyObject* cross_entropy(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    bool ok = count == 10 && PyLong_Check(args[4]);
+    bool ok = count == 11 && PyLong_Check(args[4]) && PyBool_Check(args[10]);
     for (int i : {5, 6, 7, 8}) ok = ok && PyFloat_Check(args[i]);
     for (int i : {0, 1, 2, 3, 9}) ok = ok && (PyArray_Check(args[i]) || (args[i] == Py_None && (i == 1 || i == 3)));
     auto a = reinterpret_cast<PyArrayObject* const*>(args);
@@ -26,6 +26,7 @@ PyObject* cross_entropy(PyObject*, PyObject* const* args, Py_ssize_t count) {
         losses.spread = PyFloat_AS_DOUBLE(args[6]);
         losses.z_loss = PyFloat_AS_DOUBLE(args[7]);
         losses.factor = PyFloat_AS_DOUBLE(args[8]);
+        losses.after_blas = args[10] == Py_True;
         losses.weight = pointer(3);
         losses.loss = static_cast<double*>(PyArray_DATA(loss));
         Rows rows{PyArray_DATA(x), pointer(1), size / n, n};
