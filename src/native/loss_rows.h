@@ -84,31 +84,44 @@ private:
     // tame, so that its power is a normal number, to that.
     template <class Powers>
     void short_losses(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate, bool tame) {
+        if (!q && options.spread == 0 && options.z_loss == 0) losses_of_kind<true>(first, some, powers, shift, rate, tame);
+        else losses_of_kind<false>(first, some, powers, shift, rate, tame);
+    }
+
+    // Plain: to one index, without z_loss.
+    template <bool plain, class Powers>
+    void losses_of_kind(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate, bool tame) {
         alignas(64) double reference[block], high[block], low[block], others_high[block], others_low[block], of_reference[block], its_tail[block];
         alignas(64) double all[block], all_low[block], distance[block], distance_low[block], x_t[block], weight[block], power_t[block], tail_t[block];
         alignas(64) double scale_high[block], scale_low[block], at_index[block];
-        bool one_hot = !q && options.spread == 0, refers_to_index = one_hot && tame;
+        const bool has_q = !plain && q, one_hot = plain || (!q && options.spread == 0), refers_to_index = one_hot && tame;
         auto weights = static_cast<const T*>(options.weight);
         for (ptrdiff_t r = 0; r < some; ++r) {
             if (!refers_to_index) reference[r] = powers.maximum(x + (first + r) * n, n);
             Pair sum = powers.sum(r * n, n);
             high[r] = sum.high, low[r] = sum.low;
-            all[r] = all_low[r] = distance[r] = distance_low[r] = 0;
+            if (!plain) all[r] = all_low[r] = distance[r] = distance_low[r] = 0;
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
-            ptrdiff_t t = q || index[first + r] == options.ignored ? 0 : index[first + r], at = r * n + t;  // ignored: any
-            x_t[r] = q ? reference[r] : x[first * n + at];
+            ptrdiff_t t = has_q || index[first + r] == options.ignored ? 0 : index[first + r], at = r * n + t;  // ignored: any
+            x_t[r] = has_q ? reference[r] : x[first * n + at];
             if (refers_to_index) reference[r] = x_t[r];
-            weight[r] = q ? 1 : weight_of(weights, t);
-            power_t[r] = q ? 0 : powers.e[at];
-            tail_t[r] = q || !has_tails ? 0 : powers.tail[at];
+            weight[r] = has_q ? 1 : weight_of(weights, t);
+            power_t[r] = has_q ? 0 : powers.e[at];
+            tail_t[r] = has_q || !has_tails ? 0 : powers.tail[at];
+            if (refers_to_index) of_reference[r] = power_t[r], its_tail[r] = tail_t[r];
         }
+        if (!refers_to_index) {
 #pragma omp simd
-        for (ptrdiff_t r = 0; r < some; ++r) {
-            put(of_reference[r], its_tail[r], wide_power(static_cast<T>(reference[r]), shift, rate));
-            put(others_high[r], others_low[r], without_reference(high[r], low[r], of_reference[r], its_tail[r]));
+            for (ptrdiff_t r = 0; r < some; ++r) put(of_reference[r], its_tail[r], wide_power(static_cast<T>(reference[r]), shift, rate));
         }
+        int64_t sure = 0;
+#pragma omp simd reduction(| : sure)
         for (ptrdiff_t r = 0; r < some; ++r) {
+            put(others_high[r], others_low[r], without_reference(high[r], low[r], of_reference[r], its_tail[r]));
+            sure |= is_nearly_all<T>(of_reference[r], others_high[r]) ? 1 : 0;
+        }
+        for (ptrdiff_t r = 0; r < some && (sure || !one_hot); ++r) {
             if (!one_hot) {
                 Asked asked = asked_of(x + (first + r) * n, n, static_cast<T>(reference[r]), target(first + r), 1);
                 all[r] = asked.all.high, all_low[r] = asked.all.low;
@@ -118,13 +131,15 @@ private:
             auto others = powers.others(r * n, x + (first + r) * n, n, static_cast<T>(reference[r]));
             others_high[r] = others.sum.high, others_low[r] = others.sum.low;
         }
-        double kept = q ? 0 : options.kept, spread = options.spread, z_loss = options.z_loss, factor = options.factor;
+        double kept = has_q ? 0 : options.kept, spread = plain ? 0 : options.spread, z_loss = plain ? 0 : options.z_loss;
+        double factor = options.factor;
         double* to = loss + first;
 #pragma omp simd
         for (ptrdiff_t r = 0; r < some; ++r) {
             put(to[r], scale_high[r], scale_low[r], at_index[r],
                 outcome<T>(Summed{reference[r], {high[r], low[r]}, {others_high[r], others_low[r]}, {of_reference[r], its_tail[r]},
-                                  Asked{{all[r], all_low[r]}, {distance[r], distance_low[r]}}, x_t[r], weight[r], {power_t[r], tail_t[r]}},
+                                  plain ? Asked{} : Asked{{all[r], all_low[r]}, {distance[r], distance_low[r]}}, x_t[r], weight[r],
+                                  {power_t[r], tail_t[r]}},
                            kept, spread, z_loss, factor, one_hot));
         }
         for (ptrdiff_t r = 0; r < some; ++r) {

@@ -277,14 +277,22 @@ struct Outcome {
 template <class T>
 [[gnu::always_inline]] inline Outcome outcome(Summed row, double kept, double spread, double z_loss, double factor, bool one_hot) {
     double scale_factor = one_hot ? factor : 1, sure_from = one_hot ? -1 : 0.5;
-    Pair log = log_of<T>(row.others, 1, row.of_reference);
+    Pair log, by;
+    if constexpr (sizeof(T) == 4) {  // one division for two
+        double both = 1 / (row.sum.high * row.of_reference.value);
+        by = {both * row.of_reference.value, 0};
+        log = log1p_of<T>(row.others.high * (both * row.sum.high), 0);
+    } else {
+        by = reciprocal(row.sum);
+        log = log_of<T>(row.others, 1, row.of_reference);
+    }
     double at_index = row.weight * kept, spread_at_index = row.weight * spread;
     Pair asked = plus<T>(row.asked.all, at_index, 0);
     double all = rounded(asked), distance = at_index == 0 ? 0 : at_index * (row.reference - row.x);
     double infinite = row.asked.distance.high + distance;
     Pair loss = plus<T>(plus<T>(row.asked.distance, distance, 0), all * log.high, all * log.low);
     double logsumexp = row.reference + rounded(log), z = z_loss == 0 ? 0 : z_loss * row.weight * logsumexp;
-    Pair by = sizeof(T) == 4 ? Pair{1 / row.sum.high, 0} : reciprocal(row.sum), scale = times<T>(by, plus<T>(asked, 2 * z, 0));
+    Pair scale = times<T>(by, plus<T>(asked, 2 * z, 0));
     scale = times<T>(scale, {scale_factor, 0});
     // at the index all * p - a; above 1/2, what is asked of the others less all * (1 - p), 1 - p being their sum
     Pair p = times<T>(by, {row.power.value, row.power.tail}), but_index = without<T>(row.sum, row.power);
