@@ -44,9 +44,29 @@ struct BFloat16 {
     operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
 
+#ifdef __AVX512F__
+// 16 of them; of loops as short GCC makes no vectors here.
+inline __m512 widened(const Float16* x) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x))); }
+inline __m512 widened(const BFloat16* x) {
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+inline __m256i narrowed(const float* x, Float16) { return _mm512_cvtps_ph(_mm512_loadu_ps(x), _MM_FROUND_TO_NEAREST_INT); }
+inline __m256i narrowed(const float* x, BFloat16) {
+    __m512i all = _mm512_loadu_si512(x), m = _mm512_and_si512(all, _mm512_set1_epi32(0x7fffffff)), high = _mm512_srli_epi32(all, 16);
+    __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1)), sign = _mm512_and_si512(high, _mm512_set1_epi32(0x8000));
+    __m512i number = _mm512_srli_epi32(_mm512_add_epi32(all, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    __mmask16 is_nan = _mm512_cmpgt_epi32_mask(m, _mm512_set1_epi32(0x7f800000));
+    return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(number, is_nan, sign, _mm512_set1_epi32(0x7fc0)));
+}
+#endif
+
 template <class Half>
 void widen(const Half* x, float* y, ptrdiff_t n) {
     ptrdiff_t i = 0;
+#ifdef __AVX512F__
+    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(y + i, widened(x + i));
+#endif
 #ifdef __F16C__
     if constexpr (std::is_same_v<Half, Float16>)
         for (; i + 8 <= n; i += 8)
@@ -59,6 +79,9 @@ void widen(const Half* x, float* y, ptrdiff_t n) {
 template <class Half>
 void narrow(const float* x, Half* y, ptrdiff_t n) {
     ptrdiff_t i = 0;
+#ifdef __AVX512F__
+    for (; i + 16 <= n; i += 16) _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + i), narrowed(x + i, Half()));
+#endif
 #ifdef __F16C__
     if constexpr (std::is_same_v<Half, Float16>)
         for (; i + 8 <= n; i += 8)

@@ -6,6 +6,7 @@
 #include "eigenvalues.h"
 #include "forward.h"
 #include "gathered.h"
+#include "half_products.h"
 #include "jacobians.h"
 #include "loss_rows.h"
 #include "product_columns.h"
@@ -89,42 +90,16 @@ bool product_columns(const Rows& r) {
     return false;
 }
 
-// A row of 16-bit floats too long to be gathered, a chunk at a time; false where v is not finite, or no element counts.
+// Rows of 16-bit floats; those whose mean is not finite are gathered.
 template <Function function, class T>
-bool long_half_product(const T* p, const T* v, T* y, ptrdiff_t n, int threads) {
-    struct Chunk {
-        alignas(64) float p[chunk], v[chunk];
-        Chunk(const T* from_p, const T* from_v, ptrdiff_t length) { widen(from_p, p, length), widen(from_v, v, length); }
-    };
-    double v_r = static_cast<float>(v[first_with_weight(p, n)]);
-    Weighted all{0, 0};
-    add_chunks(n, threads,
-        [=](ptrdiff_t from, ptrdiff_t length) {
-            Chunk c(p + from, v + from, length);
-            return weighted(c.p, c.v, length, v_r);
-        },
-        [&](Weighted part) { all.sum += part.sum, all.weight += part.weight; });
-    double mean = all.sum / all.weight;
-    if (!std::isfinite(mean)) return false;
-    float less, rest;
-    put(less, rest, v_r, mean);
-    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        Chunk c(p + from, v + from, length);
-        fast_chunk<function>(c.p, c.v, c.p, length, less, rest);
-        narrow(c.p, y + from, length);
-    });
-    return true;
-}
-
-template <Function function, class T>
-bool long_half_products(const Rows& r) {
-    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
-        auto row = [=](const void* a) { return static_cast<const T*>(a) + i * r.n; };
-        if (long_half_product<function>(row(r.x), row(r.v), static_cast<T*>(r.y) + i * r.n, r.n, r.threads)) continue;
+bool half_products(const Rows& r) {
+    auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * r.n; };
+    auto gathered = [&](ptrdiff_t i) {
         Rows part = r;
-        part.first = i, part.count = 1;
+        part.first = r.first + i, part.count = 1;
         gathered_derivatives<function, T>(part);
-    }
+    };
+    half_products<function>(from(r.x), from(r.v), static_cast<T*>(r.y) + r.first * r.n, r.n, r.count, r.threads, gathered);
     return false;
 }
 
@@ -132,7 +107,7 @@ template <Function function, class T>
 bool products(const Rows& r) {
     constexpr bool is_product = function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP;
     if constexpr (is_product && sizeof(T) == 2)
-        if (r.after == 1 && !r.layouts && rows_at_a_time(r.n) == 1) return long_half_products<function, T>(r);
+        if (r.after == 1 && !r.layouts && r.n >= long_half_product<T>) return half_products<function, T>(r);
     if constexpr (is_product)
         if (r.after >= 8) return product_columns<function, T>(r);
     if constexpr (sizeof(T) > 2)

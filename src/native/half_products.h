@@ -1,0 +1,132 @@
+// Products with the Jacobians for rows of 16-bit floats that are converted as they are read, twice.
+//
+// Products of two elements are exact in float32, and their sums are in double, as those of float32 rows; so are the weights, but
+// for those of float16: multiples of 2^-24, they add up exactly in float32 from -1 to 1.
+#pragma once
+#include "half.h"
+#include "products.h"
+
+namespace {
+
+// Shorter rows are faster as float32 in scratch.
+template <class Half>
+constexpr ptrdiff_t long_half_product = std::is_same_v<Half, Float16> ? 64 : 512;
+
+template <class Half>
+constexpr bool adds_exactly = std::is_same_v<Half, Float16>;
+
+// Of n elements so many as there are lanes: a constant, in general.
+template <class Half>
+[[gnu::always_inline]] inline void widen_lanes(const Half* x, float* y, ptrdiff_t n) {
+    if (n >= lanes) widen(x, y, lanes);
+    else widen(x, y, n);
+}
+
+// The sums of p * v and of p. The last vector goes over some again, which do not count then.
+template <class Half>
+Weighted half_weighted(const Half* p, const Half* v, ptrdiff_t n) {
+    double sum[lanes] = {};
+    std::conditional_t<adds_exactly<Half>, float, double> weight[lanes];
+    for (auto& w : weight) w = adds_exactly<Half> ? -1 : 0;
+    float w[lanes] = {}, x[lanes] = {};
+    ptrdiff_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        fetch<false>(p + i + 2 * block, lanes);
+        fetch<false>(v + i + 2 * block, lanes);
+        widen(p + i, w, lanes);
+        widen(v + i, x, lanes);
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) sum[l] += static_cast<double>(w[l] * x[l]), weight[l] += w[l];
+    }
+    if (i < n) {
+        ptrdiff_t last = std::max<ptrdiff_t>(n - lanes, 0), again = i - last;
+        widen_lanes(p + last, w, n);
+        widen_lanes(v + last, x, n);
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) {
+            float counts = l < again ? 0 : w[l];
+            sum[l] += static_cast<double>(counts * x[l]), weight[l] += counts;
+        }
+    }
+    double weights[lanes];
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < lanes; ++l) weights[l] = weight[l];
+    fold_sum<lanes / 2>(sum);
+    fold_sum<lanes / 2>(weights);
+    return {sum[0], adds_exactly<Half> ? weights[0] + lanes : weights[0]};
+}
+
+// c + rest is the mean; a rest as small as what the sums have lost is none.
+[[gnu::always_inline]] inline void put_mean(float& c, float& rest, double mean) {
+    c = static_cast<float>(mean);
+    double less = mean - c;
+    rest = static_cast<float>(std::fabs(less) < 0x1p-48 * std::fabs(mean) ? 0 : less);
+}
+
+template <Function function, class Half>
+[[gnu::always_inline]] inline void half_products_of(const Half* p, const Half* v, float* y, ptrdiff_t n, float c, float rest) {
+    float w[lanes] = {}, x[lanes] = {};
+    widen_lanes(p, w, n);
+    widen_lanes(v, x, n);
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < lanes; ++l) y[l] = product_of<function>(w[l], x[l] - c, rest);
+}
+
+// y may be v; so the last vector, which goes over some again, is computed first.
+template <Function function, class Half>
+void half_chunk(const Half* p, const Half* v, Half* y, ptrdiff_t n, float c, float rest) {
+    ptrdiff_t length = std::min(n, lanes), end = n - length;
+    float last[lanes], some[lanes];
+    half_products_of<function>(p + end, v + end, last, n, c, rest);
+    for (ptrdiff_t i = 0; i + lanes <= n; i += lanes) {
+        half_products_of<function>(p + i, v + i, some, lanes, c, rest);
+        narrow(some, y + i, lanes);
+    }
+    if (n >= lanes) narrow(last, y + end, lanes);
+    else narrow(last, y, n);
+}
+
+// A row, which threads may share; false where its mean is not finite.
+template <Function function, class Half>
+bool half_product(const Half* p, const Half* v, Half* y, ptrdiff_t n, int threads) {
+    Weighted all{0, 0};
+    add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return half_weighted(p + from, v + from, length); },
+               [&](Weighted part) { all.sum += part.sum, all.weight += part.weight; });
+    double mean = all.sum / all.weight;
+    float c, rest;
+    put_mean(c, rest, mean);
+    if (!std::isfinite(mean)) return false;
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        half_chunk<function>(p + from, v + from, y + from, length, c, rest);
+    });
+    return true;
+}
+
+// Rows; is_not(r) is called for those whose mean is not finite. What depends on the sums of short ones is computed for some at once.
+template <Function function, class Half, class IsNot>
+void half_products(const Half* p, const Half* v, Half* y, ptrdiff_t n, ptrdiff_t count, int threads, IsNot is_not) {
+    constexpr ptrdiff_t at_a_time = 16;
+    double mean[at_a_time];
+    float c[at_a_time], rest[at_a_time];
+    Weighted all[at_a_time];
+    for (ptrdiff_t first = 0, some; first < count; first += some) {
+        auto at = [=](ptrdiff_t r) { return (first + r) * n; };
+        some = n < long_product ? std::min(at_a_time, count - first) : 1;
+        if (n >= long_product) {
+            if (!half_product<function>(p + at(0), v + at(0), y + at(0), n, threads)) is_not(first);
+            continue;
+        }
+        for (ptrdiff_t r = 0; r < some; ++r) all[r] = half_weighted(p + at(r), v + at(r), n);
+#pragma omp simd
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            mean[r] = all[r].sum / all[r].weight;
+            put_mean(c[r], rest[r], mean[r]);
+        }
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            if (std::isfinite(mean[r])) half_chunk<function>(p + at(r), v + at(r), y + at(r), n, c[r], rest[r]);
+            else is_not(first + r);
+        }
+    }
+}
+
+}  // namespace
