@@ -78,7 +78,7 @@ def rows_of(batch: str, n: int, dtype: str) -> int:
 
 
 def measure(options: argparse.Namespace) -> Iterator[Cell]:
-    product = itertools.product(options.functions, options.dtypes, options.layouts, LENGTHS)
+    product = itertools.product(options.functions, options.dtypes, options.layouts, options.lengths)
     peers = list(_bench.PEERS)
     for function, dtype, layout, n in product:
         seen, peers = set(), list(_bench.PEERS) if n <= 1000 else peers
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--functions", nargs="+", choices=FUNCTIONS, default=FUNCTIONS)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    parser.add_argument("--lengths", nargs="+", type=int, choices=LENGTHS, default=LENGTHS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", type=Path)

@@ -29,14 +29,15 @@ def assert_guards(memory: Any, inner: Any) -> None:
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", [1, 10, 70, 1003, LARGE // 4])
 @pytest.mark.parametrize("offset", [0, 13])
-def test_products(name: str, n: int, offset: int, rng: np.random.Generator) -> None:
-    shape = (LARGE // 4 // n, n)
-    p = fsm.softmax(rng.standard_normal(shape, np.float32))
-    v = rng.standard_normal(shape, np.float32)
+def test_products(name: str, dtype: Any, n: int, offset: int, rng: np.random.Generator) -> None:
+    shape = (LARGE // np.dtype(dtype).itemsize // n or 1, n)
+    p = fsm.softmax(rng.standard_normal(shape, dtype))
+    v = rng.standard_normal(shape, dtype)
     function = getattr(fsm, name)
-    out, memory = between_guards(shape, np.float32, offset)
+    out, memory = between_guards(shape, dtype, offset)
     assert function(p, v, out=out) is out
     assert_guards(memory, out)
     if n < 2000:

@@ -57,17 +57,17 @@ template <class T, class Scale>
 }
 
 // `outer` of a result too large for the cache: rows that are short are put together, some at a time, in its first level.
-template <class Scale, class Diagonal>
-void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scale, Diagonal diagonal) {
+template <class T, class Scale, class Diagonal>
+void outer_stream(const T* p, T* y, ptrdiff_t n, int threads, Scale scale, Diagonal diagonal) {
     constexpr ptrdiff_t size = 4096;
     if (n >= size / 16) {
         constexpr ptrdiff_t some = 16;
         each((n + some - 1) / some, threads, [=](ptrdiff_t group) {
-            Stream stream;
+            Stream<T> stream;
             for (ptrdiff_t i = group * some; i < std::min((group + 1) * some, n); ++i) {
-                float factor = scale(i), of_diagonal = static_cast<float>(diagonal(i));
+                T factor = scale(i), of_diagonal = static_cast<T>(diagonal(i));
                 auto write = [&](ptrdiff_t from, ptrdiff_t length) {
-                    const float* columns = p + from;
+                    const T* columns = p + from;
                     stream.write(y + i * n + from, length, false, [=](ptrdiff_t j) { return 0 - factor * columns[j]; });
                 };
                 write(0, i);
@@ -79,22 +79,21 @@ void outer_stream(const float* p, float* y, ptrdiff_t n, int threads, Scale scal
     }
     ptrdiff_t some = size / n;
     each((n + some - 1) / some, threads, [=](ptrdiff_t group) {
-        float rows[size];
+        T rows[size];
         ptrdiff_t from = group * some, count = std::min(some, n - from);
         for (ptrdiff_t i = 0; i < count; ++i) {
             negative_row(p, rows + i * n, n, scale(from + i));
-            rows[i * n + from + i] = static_cast<float>(diagonal(from + i));
+            rows[i * n + from + i] = static_cast<T>(diagonal(from + i));
         }
         // without the 0, GCC copies 16 bytes at a time, for which the load of a vector then waits
-        Stream().write(y + from * n, count * n, false, [&](ptrdiff_t i) { return 0 + rows[i]; });
+        Stream<T>().write(y + from * n, count * n, false, [&](ptrdiff_t i) { return 0 + rows[i]; });
     });
 }
 
 // y[i, j] = (i == j ? diagonal(i) : 0) - scale(i) * p[j].
 template <class T, class Scale, class Diagonal>
 void outer(const T* p, T* y, ptrdiff_t n, int threads, bool streams, Scale scale, Diagonal diagonal) {
-    if constexpr (sizeof(T) == 4)
-        if (streams) return outer_stream(p, y, n, threads, scale, diagonal);
+    if (streams) return outer_stream(p, y, n, threads, scale, diagonal);
     if (n > short_row)
         return each(n, threads, [=](ptrdiff_t i) {
             negative_row(p, y + i * n, n, scale(i));

@@ -23,7 +23,7 @@ bool derivatives(const Rows& r) {
             short_products<function>(from(r.x), from(r.v), static_cast<float*>(r.y) + r.first * n, n, r.count);
             return false;
         }
-    Stream stream;
+    Stream<std::conditional_t<sizeof(T) == 8, double, float>> stream;
     for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
         auto row = [=](const void* a) { return static_cast<const T*>(a) + i * n; };
         auto y = static_cast<T*>(r.y) + i * results;

@@ -202,10 +202,10 @@ void fast_chunk(const float* p, const float* v, float* y, ptrdiff_t n, Work c, W
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = product_of<function>(p[i], v[i] - c, rest);
 }
 
-template <Function function>
-void fast_stream(Stream& stream, const float* p, const float* v, float* y, ptrdiff_t n, float c, float rest) {
-    bool from_end = is_just_ahead(y, p) || is_just_ahead(y, v);
-    stream.write(y, n, from_end, [=](ptrdiff_t i) { return product_of<function>(p[i], v[i] - c, rest); });
+// Writes at(i) to y[i], which is computed from p and v.
+template <class T, class At>
+[[gnu::always_inline]] inline void stream_product(Stream<T>& stream, const T* p, const T* v, T* y, ptrdiff_t n, At at) {
+    stream.write(y, n, is_just_ahead(y, p) || is_just_ahead(y, v), at);
 }
 
 // c + rest is what the elements of a row of v are less than: v_r and the mean of v - v_r.
@@ -215,7 +215,7 @@ void fast_stream(Stream& stream, const float* p, const float* v, float* y, ptrdi
 
 // A row of float32, written to the stream if there is one; false where v is not finite, or no element counts.
 template <Function function>
-bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads, Stream* stream) {
+bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads, Stream<float>* stream) {
     double v_r = v[first_with_weight(p, n)];
     Weighted all = weighted(p, v, n, v_r, threads);
     double mean = all.sum / all.weight;
@@ -223,9 +223,11 @@ bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads
     float c, rest;
     put(c, rest, v_r, mean);
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        if (!stream) return fast_chunk<function>(p + from, v + from, y + from, length, c, rest);
-        Stream of_chunk;  // where threads share the row
-        fast_stream<function>(threads > 1 ? of_chunk : *stream, p + from, v + from, y + from, length, c, rest);
+        auto ps = p + from, vs = v + from;
+        if (!stream) return fast_chunk<function>(ps, vs, y + from, length, c, rest);
+        Stream<float> of_chunk;  // where threads share the row
+        stream_product(threads > 1 ? of_chunk : *stream, ps, vs, y + from, length,
+                       [=](ptrdiff_t i) { return product_of<function>(ps[i], vs[i] - c, rest); });
     });
     return true;
 }
@@ -239,14 +241,18 @@ void product_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, double mean
 // y = p * (v - sum(p * v)) = p * (h - sum(p * h)), h = v - v[k]: what all of v have in common drops out exactly.
 // Of log_softmax_jvp, y = h - sum(p * h).
 template <Function function, class T>
-void product_with_jacobian(const T* p, const T* v, T* y, ptrdiff_t n, int threads, Stream* stream) {
+void product_with_jacobian(const T* p, const T* v, T* y, ptrdiff_t n, int threads, Stream<T>* stream) {
     if constexpr (sizeof(T) == 4)
         if (fast_row<function>(p, v, y, n, threads, stream)) return;
     ptrdiff_t k = largest(p, n);
     T v_k = counted(p[k], v[k]);
     double mean = rounded(weighted_mean(p, v, n, v_k, threads));
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        product_chunk<function>(p + from, v + from, y + from, length, v_k, mean);
+        auto ps = p + from, vs = v + from;
+        if (!stream || n < long_product) return product_chunk<function>(ps, vs, y + from, length, v_k, mean);
+        Stream<T> of_chunk;
+        stream_product(threads > 1 ? of_chunk : *stream, ps, vs, y + from, length,
+                       [=](ptrdiff_t i) { return product_of<function>(ps[i], relative(ps[i], vs[i], v_k) - mean); });
     });
 }
 
@@ -271,7 +277,7 @@ void short_products(const float* p, const float* v, float* y, ptrdiff_t n, ptrdi
         for (ptrdiff_t r = 0; r < some; ++r) {
             ptrdiff_t at = r * n;
             fetch<true>(y + at + some * n, n);
-            if (!std::isfinite(mean[r])) product_with_jacobian<function>(p + at, v + at, y + at, n, 1, nullptr);
+            if (!std::isfinite(mean[r])) product_with_jacobian<function, float>(p + at, v + at, y + at, n, 1, nullptr);
             else if (n <= few) fast_chunk<function>(p + at, v + at, y + at, n, v_r[r], mean[r]);
             else fast_chunk<function>(p + at, v + at, y + at, n, c[r], rest[r]);
         }
@@ -376,10 +382,6 @@ void log_softmax_vjp_chunk(const T* p, const T* v, T* y, ptrdiff_t n, Sum sum) {
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = less_share(p[i], v[i], sum);
 }
 
-inline void log_softmax_vjp_stream(const float* p, const float* v, float* y, ptrdiff_t n, float sum) {
-    Stream().write(y, n, is_just_ahead(y, p) || is_just_ahead(y, v), [=](ptrdiff_t i) { return less_share(p[i], v[i], sum); });
-}
-
 // y = v - p * sum(v); at a p above 1/2, (sum of the other p) * v - p * (sum of the other v).
 template <class T>
 void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, bool streams) {
@@ -389,12 +391,14 @@ void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, boo
     accumulate(sum.high, sum.low, v_k, 0);
     double other_p = k < 0 ? 1 : rounded(sum_of_others(p, p, n, k, threads));
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        if constexpr (sizeof(T) == 8) {
-            log_softmax_vjp_chunk(p + from, v + from, y + from, length, sum);
-        } else {
-            auto put = streams && n >= long_product ? log_softmax_vjp_stream : log_softmax_vjp_chunk<float, float>;
-            put(p + from, v + from, y + from, length, static_cast<float>(sum.high));
-        }
+        auto ps = p + from, vs = v + from;
+        auto put = [=](auto sum) {
+            if (!streams || n < long_product) return log_softmax_vjp_chunk(ps, vs, y + from, length, sum);
+            Stream<T> of_chunk;
+            stream_product(of_chunk, ps, vs, y + from, length, [=](ptrdiff_t i) { return less_share(ps[i], vs[i], sum); });
+        };
+        if constexpr (sizeof(T) == 8) put(sum);
+        else put(static_cast<float>(sum.high));
     });
     if (k >= 0) y[k] = static_cast<T>(other_p * v_k - p_k * rounded(other_v));
 }
