@@ -260,15 +260,13 @@ bool strided_rows(const Rows& r) {
 template <Function function, class T, Kernel of_rows, class Tame>
 bool columns(const Rows& r, ptrdiff_t at_a_time, Tame tame) {
     bool invalid = false;
-    for (ptrdiff_t at = r.first, count; at < r.first + r.count; at += count) {
-        ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
-        count = std::min({at_a_time, r.after - column, r.first + r.count - at});
+    each_tile(r, at_a_time, [&](ptrdiff_t first, ptrdiff_t count, ptrdiff_t offset) {
         auto x = static_cast<const T*>(r.x) + offset;
-        auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? at : offset);
-        const double* temperature = r.temperature + at * r.temperature_stride;
+        auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? first : offset);
+        const double* temperature = r.temperature + first * r.temperature_stride;
         if (r.temperature_stride || !tame(x, y, count, *temperature))
             invalid |= gathered_columns<function, T, of_rows>(r, x, y, count, temperature);
-    }
+    });
     return invalid;
 }
 

@@ -8,6 +8,7 @@
 #include "gathered.h"
 #include "half_products.h"
 #include "jacobians.h"
+#include "log_products.h"
 #include "loss_rows.h"
 #include "product_columns.h"
 #include "products.h"
@@ -45,14 +46,11 @@ bool gathered_derivatives(const Rows& r) {
     using Work = std::conditional_t<sizeof(T) == 2, float, T>;
     ptrdiff_t n = r.n, most = r.after > 1 ? columns_at_a_time(n) : rows_at_a_time(n);
     auto scratch = static_cast<Work*>(r.scratch);
-    for (ptrdiff_t at = r.first, some; at < r.first + r.count; at += some) {
-        ptrdiff_t column = at % r.after, offset = (at - column) * n + column;
-        some = std::min(most, r.first + r.count - at);
-        if (r.after > 1) some = std::min(some, r.after - column);
+    each_tile(r, most, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
         auto gathered = [&](int i, const void* a) {
             Work* to = scratch + i * most * n;
             auto from = static_cast<const T*>(a) + offset;
-            if (r.layouts && r.layouts[i - 1].ndim) gather_rows<T>(a, r.layouts[i - 1], at, to, n, some);
+            if (r.layouts && r.layouts[i - 1].ndim) gather_rows<T>(a, r.layouts[i - 1], first, to, n, some);
             else if (r.after > 1) gather(from, r.after, to, n, some);
             else convert(from, to, some * n);
             return to;
@@ -66,7 +64,7 @@ bool gathered_derivatives(const Rows& r) {
         T* y = static_cast<T*>(r.y) + offset;
         if (r.after > 1) scatter(result, y, r.after, n, some);
         else convert(result, y, some * n);
-    }
+    });
     return false;
 }
 
@@ -74,19 +72,17 @@ bool gathered_derivatives(const Rows& r) {
 template <Function function, class T>
 bool product_columns(const Rows& r) {
     using Columns = ProductColumns<function, T>;
-    for (ptrdiff_t at = r.first, some; at < r.first + r.count; at += some) {
-        ptrdiff_t column = at % r.after, offset = (at - column) * r.n + column;
-        some = std::min({Columns::width, r.after - column, r.first + r.count - at});
+    each_tile(r, Columns::width, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
         Columns columns(from(r.x), from(r.v), r.n, r.after, some);
         if (columns.means()) {
             columns.products(static_cast<T*>(r.y) + offset);
         } else {
             Rows part = r;
-            part.first = at, part.count = some;
+            part.first = first, part.count = some;
             gathered_derivatives<function, T>(part);
         }
-    }
+    });
     return false;
 }
 

@@ -80,6 +80,18 @@ struct Rows {
     bool streams = false;  // y is too large to stay in the cache
 };
 
+// visit(first, count, offset) for at most `most` rows at a time, the first of which starts `offset` elements after the array;
+// columns are neighbours.
+template <class Visit>
+void each_tile(const Rows& r, ptrdiff_t most, Visit visit) {
+    for (ptrdiff_t first = r.first, count; first < r.first + r.count; first += count) {
+        ptrdiff_t column = first % r.after;
+        count = std::min(most, r.first + r.count - first);
+        if (r.after > 1) count = std::min(count, r.after - column);
+        visit(first, count, (first - column) * r.n + column);
+    }
+}
+
 // How many vectors a derivative multiplies.
 constexpr int vectors(Function f) {
     return f == SOFTMAX_VJP_DERIVATIVE ? 2 : f == SOFTMAX_VJP || f == LOG_SOFTMAX_VJP || f == LOG_SOFTMAX_JVP;
