@@ -18,10 +18,10 @@ namespace {
 template <Function function, class T>
 bool derivatives(const Rows& r) {
     ptrdiff_t n = r.n, results = function == SOFTMAX_JACOBIAN || function == LOG_SOFTMAX_JACOBIAN ? n * n : n;
-    if constexpr ((function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP) && sizeof(T) == 4)
-        if (n < long_product) {
-            auto from = [&](const void* a) { return static_cast<const float*>(a) + r.first * n; };
-            short_products<function>(from(r.x), from(r.v), static_cast<float*>(r.y) + r.first * n, n, r.count);
+    if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP)
+        if (n < long_product && (sizeof(T) == 4 || n > few)) {
+            auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
+            short_products<function>(from(r.x), from(r.v), static_cast<T*>(r.y) + r.first * n, n, r.count);
             return false;
         }
     Stream<std::conditional_t<sizeof(T) == 8, double, float>> stream;

@@ -152,7 +152,7 @@ struct ProductColumns<function, double> {
         fetch<false>(v_j + after, count);
 #pragma omp simd
         for (ptrdiff_t i = 0; i < count; ++i) {
-            double h_i = relative(p_j[i], v_j[i], reference[i]), value = p_j[i] * h_i;
+            double h_i = relative<false>(p_j[i], v_j[i], reference[i]), value = p_j[i] * h_i;
             accumulate(h[i], l[i], value, fma(p_j[i], h_i, -value));
         }
     }
@@ -178,8 +178,12 @@ struct ProductColumns<function, double> {
             add_rows(j, std::min(chunk, n - j));
             for (ptrdiff_t i = 0; i < count; ++i) accumulate(sum[i], sum_low[i], high[0][i], low[0][i]);
         }
-        for (ptrdiff_t i = 0; i < count; ++i) sum[i] += sum_low[i];
-        return true;
+        int64_t finite = 1;
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            sum[i] += sum_low[i];
+            finite &= std::isfinite(sum[i]) ? 1 : 0;
+        }
+        return finite != 0;
     }
 
     void products(double* y) const {
@@ -189,7 +193,7 @@ struct ProductColumns<function, double> {
             fetch<true>(to + after, count);
 #pragma omp simd
             for (ptrdiff_t i = 0; i < count; ++i)
-                to[i] = product_of<function>(p_j[i], relative(p_j[i], v_j[i], v_k[i]) - sum[i]);
+                to[i] = product_of<function>(p_j[i], relative<false>(p_j[i], v_j[i], v_k[i]) - sum[i]);
         }
     }
 };

@@ -68,14 +68,13 @@ struct Term {
     Term(double a, double b) : value(a * b), error(sizeof(T) == 8 ? fma(a, b, -(a * b)) : 0) {}
 };
 
-// The sum of term(0), ..., term(n - 1): of a few in four parts, of more in lanes.
+// term(0), ..., term(n - 1), added up in lanes, which become those of `all`.
 template <class T, class Function, class Ahead>
-[[gnu::always_inline]] inline Pair sum_of(ptrdiff_t n, Function term, Ahead ahead) {
+[[gnu::always_inline]] inline void add_in_lanes(ptrdiff_t n, Function term, Ahead ahead, double* all_high, double* all_low) {
     auto add = [=](double& high, double& low, ptrdiff_t i) __attribute__((always_inline)) {
         Term<T> t = term(i);
         add_term<T>(high, low, t.value, t.error);
     };
-    if (n <= few) return in_turn<T>(n, [=](Pair& sum, ptrdiff_t i) { add(sum.high, sum.low, i); });
     double high[lanes] = {}, low[lanes] = {};
     ptrdiff_t i = 0;
     for (; i + lanes <= n; i += lanes) {
@@ -84,6 +83,20 @@ template <class T, class Function, class Ahead>
         for (ptrdiff_t l = 0; l < lanes; ++l) add(high[l], low[l], i + l);
     }
     for (; i < n; ++i) add(high[i % lanes], low[i % lanes], i);
+    std::copy_n(high, lanes, all_high);
+    std::copy_n(low, lanes, all_low);
+}
+
+// Their sum: of a few in four parts, of more in lanes.
+template <class T, class Function, class Ahead>
+[[gnu::always_inline]] inline Pair sum_of(ptrdiff_t n, Function term, Ahead ahead) {
+    if (n <= few)
+        return in_turn<T>(n, [=](Pair& sum, ptrdiff_t i) {
+            Term<T> t = term(i);
+            add_term<T>(sum.high, sum.low, t.value, t.error);
+        });
+    double high[lanes], low[lanes];
+    add_in_lanes<T>(n, term, ahead, high, low);
     return total<T>(high, low);
 }
 
@@ -97,24 +110,24 @@ template <class T>
     return p == 0 ? 0 : v;
 }
 
-// v - v_k, 0 where p is 0.
-template <class T>
+// v - v_k; if masked, 0 where p is 0.
+template <bool masked = true, class T>
 [[gnu::always_inline]] inline double relative(T p, T v, T v_k) {
-    v = p == 0 ? v_k : v;
+    if (masked) v = p == 0 ? v_k : v;
     return static_cast<double>(v) - v_k;
 }
 
 // The sum of p * (v - v_k).
-template <class T>
+template <bool masked, class T>
 Pair sum_of_products(const T* p, const T* v, ptrdiff_t n, T v_k) {
-    return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(p[i], relative(p[i], v[i], v_k)); },
+    return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(p[i], relative<masked>(p[i], v[i], v_k)); },
                      [=](ptrdiff_t i) { fetch<false>(p + i, lanes), fetch<false>(v + i, lanes); });
 }
 
-template <class T>
+template <bool masked, class T>
 Pair weighted_mean(const T* p, const T* v, ptrdiff_t n, T v_k, int threads) {
     return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        return sum_of_products(p + from, v + from, length, v_k);
+        return sum_of_products<masked>(p + from, v + from, length, v_k);
     });
 }
 
@@ -232,10 +245,25 @@ bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads
     return true;
 }
 
-template <Function function, class T>
+template <Function function, bool masked, class T>
 void product_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, double mean) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = product_of<function>(p[i], relative(p[i], v[i], v_k) - mean);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = product_of<function>(p[i], relative<masked>(p[i], v[i], v_k) - mean);
+}
+
+// p * (h - sum(p * h)), h = v - v_k; false, and nothing written, where not masked and the sum is not finite.
+template <Function function, bool masked, class T>
+bool relative_product(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, int threads, Stream<T>* stream) {
+    double mean = rounded(weighted_mean<masked>(p, v, n, v_k, threads));
+    if (!masked && !std::isfinite(mean)) return false;
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        auto ps = p + from, vs = v + from;
+        if (!stream || n < long_product) return product_chunk<function, masked>(ps, vs, y + from, length, v_k, mean);
+        Stream<T> of_chunk;
+        stream_product(threads > 1 ? of_chunk : *stream, ps, vs, y + from, length,
+                       [=](ptrdiff_t i) { return product_of<function>(ps[i], relative<masked>(ps[i], vs[i], v_k) - mean); });
+    });
+    return true;
 }
 
 // y = p * (v - sum(p * v)) = p * (h - sum(p * h)), h = v - v[k]: what all of v have in common drops out exactly.
@@ -246,14 +274,8 @@ void product_with_jacobian(const T* p, const T* v, T* y, ptrdiff_t n, int thread
         if (fast_row<function>(p, v, y, n, threads, stream)) return;
     ptrdiff_t k = largest(p, n);
     T v_k = counted(p[k], v[k]);
-    double mean = rounded(weighted_mean(p, v, n, v_k, threads));
-    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        auto ps = p + from, vs = v + from;
-        if (!stream || n < long_product) return product_chunk<function>(ps, vs, y + from, length, v_k, mean);
-        Stream<T> of_chunk;
-        stream_product(threads > 1 ? of_chunk : *stream, ps, vs, y + from, length,
-                       [=](ptrdiff_t i) { return product_of<function>(ps[i], relative(ps[i], vs[i], v_k) - mean); });
-    });
+    if (sizeof(T) == 8 && relative_product<function, false>(p, v, y, n, v_k, threads, stream)) return;
+    relative_product<function, true>(p, v, y, n, v_k, threads, stream);
 }
 
 // Short rows, some at a time: what depends on their sums, and takes long, is computed for all of them at once.
@@ -284,6 +306,34 @@ void short_products(const float* p, const float* v, float* y, ptrdiff_t n, ptrdi
     }
 }
 
+// Of float64: their lanes are added up together, since one waits for another.
+template <Function function>
+void short_products(const double* p, const double* v, double* y, ptrdiff_t n, ptrdiff_t count) {
+    constexpr ptrdiff_t at_a_time = 8;
+    alignas(64) double high[at_a_time][lanes], low[at_a_time][lanes], v_k[at_a_time];
+    for (ptrdiff_t some; count > 0; count -= some, p += some * n, v += some * n, y += some * n) {
+        some = std::min(at_a_time, count);
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            const double *ps = p + r * n, *vs = v + r * n;
+            ptrdiff_t k = largest(ps, n);
+            double reference = v_k[r] = counted(ps[k], vs[k]);
+            add_in_lanes<double>(n, [=](ptrdiff_t i) { return Term<double>(ps[i], relative<false>(ps[i], vs[i], reference)); },
+                                 [](ptrdiff_t) {}, high[r], low[r]);
+        }
+        for (ptrdiff_t half = lanes / 2; half > 0; half /= 2)
+            for (ptrdiff_t r = 0; r < some; ++r)
+#pragma omp simd
+                for (ptrdiff_t l = 0; l < half; ++l) accumulate(high[r][l], low[r][l], high[r][l + half], low[r][l + half]);
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            ptrdiff_t at = r * n;
+            double mean = rounded({high[r][0], low[r][0]});
+            fetch<true>(y + at + some * n, n);
+            if (std::isfinite(mean)) product_chunk<function, false>(p + at, v + at, y + at, n, v_k[r], mean);
+            else product_with_jacobian<function, double>(p + at, v + at, y + at, n, 1, nullptr);
+        }
+    }
+}
+
 // The sum of p * (v - v_k) * (u - u_k).
 template <class T>
 Pair sum_of_products(const T* p, const T* v, const T* u, ptrdiff_t n, T v_k, T u_k) {
@@ -305,7 +355,7 @@ template <class T>
 void softmax_vjp_derivative(const T* p, const T* v, const T* u, T* y, ptrdiff_t n, int threads) {
     ptrdiff_t k = largest(p, n);
     T v_k = counted(p[k], v[k]), u_k = counted(p[k], u[k]);
-    double v_mean = rounded(weighted_mean(p, v, n, v_k, threads)), u_mean = rounded(weighted_mean(p, u, n, u_k, threads));
+    double v_mean = rounded(weighted_mean<true>(p, v, n, v_k, threads)), u_mean = rounded(weighted_mean<true>(p, u, n, u_k, threads));
     Pair products = sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         return sum_of_products(p + from, v + from, u + from, length, v_k, u_k);
     });
