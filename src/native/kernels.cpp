@@ -18,6 +18,12 @@ namespace {
 template <Function function, class T>
 bool derivatives(const Rows& r) {
     ptrdiff_t n = r.n, results = function == SOFTMAX_JACOBIAN || function == LOG_SOFTMAX_JACOBIAN ? n * n : n;
+    if constexpr ((function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP) && sizeof(T) == 8)
+        if (n <= few && r.count > 7) {
+            auto from = [&](const void* a) { return static_cast<const double*>(a) + r.first * n; };
+            few_products<function>(from(r.x), from(r.v), static_cast<double*>(r.y) + r.first * n, n, r.count);
+            return false;
+        }
     if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP)
         if (n < long_product && (sizeof(T) == 4 || n > few)) {
             auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };

@@ -8,7 +8,7 @@ namespace {
 // Computed as float32: see fast_row.
 template <Function function, class T>
 struct ProductColumns {
-    static constexpr ptrdiff_t width = 256;
+    static constexpr ptrdiff_t width = 128;
 
     const T *p, *v;
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
@@ -46,7 +46,8 @@ struct ProductColumns {
         }
     }
 
-    // Adds elements j of all columns to the sums.
+    // Adds elements j of all columns to the sums, or to 0.
+    template <bool is_first>
     [[gnu::always_inline]] void add(ptrdiff_t j, ptrdiff_t lane) {
         const float *p_j = row(p, j, p_row), *v_j = row(v, j, v_row);
         double *s = sum[lane], *w = weight[lane];
@@ -54,23 +55,22 @@ struct ProductColumns {
 #pragma omp simd
         for (ptrdiff_t i = 0; i < count; ++i) {
             double p_i = p_j[i];
-            s[i] += p_i * (v_j[i] - reference[i]), w[i] += p_i;
+            s[i] = (is_first ? 0 : s[i]) + p_i * (v_j[i] - reference[i]);
+            w[i] = (is_first ? 0 : w[i]) + p_i;
         }
     }
 
     // The sums of some rows, as `weighted` has them.
     void add_rows(ptrdiff_t from, ptrdiff_t length) {
-        ptrdiff_t parts = length > few ? lanes : 4, whole = length / parts * parts, used = std::min(parts, length);
-        for (ptrdiff_t l = 0; l < used; ++l) std::fill_n(sum[l], count, 0.0), std::fill_n(weight[l], count, 0.0);
-        for (ptrdiff_t j = 0; j < whole; ++j) add(from + j, j % parts);
-        for (ptrdiff_t j = whole; j < length; ++j) add(from + j, length > few ? j - (length - lanes) : 0);
-        if (length > few) {
+        ptrdiff_t parts = length > few ? lanes : length < 4 ? 1 : 4, whole = parts == 1 ? 1 : length / parts * parts;
+        for (ptrdiff_t j = 0; j < parts; ++j) add<true>(from + j, j);
+        for (ptrdiff_t j = parts; j < whole; ++j) add<false>(from + j, j % parts);
+        for (ptrdiff_t j = whole; j < length; ++j) add<false>(from + j, length > few ? j - (length - lanes) : 0);
+        if (parts == 4) {
+            add_lane(0, 1), add_lane(2, 3), add_lane(0, 2);
+        } else {
             for (ptrdiff_t half = parts / 2; half > 0; half /= 2)
                 for (ptrdiff_t l = 0; l < half; ++l) add_lane(l, l + half);
-        } else {
-            if (used > 1) add_lane(0, 1);
-            if (used > 3) add_lane(2, 3);
-            if (used > 2) add_lane(0, 2);
         }
         for (ptrdiff_t i = 0; i < count; ++i) total[i] += sum[0][i], total_weight[i] += weight[0][i];
     }
@@ -145,7 +145,8 @@ struct ProductColumns<function, double> {
         for (ptrdiff_t i = 0; i < count; ++i) v_k[i] = counted(largest[i], v_k[i]);
     }
 
-    // Adds elements j of all columns to a lane.
+    // Adds elements j of all columns to a lane, or to 0.
+    template <bool is_first>
     [[gnu::always_inline]] void add(ptrdiff_t j, double* h, double* l) const {
         const double *p_j = p + j * after, *v_j = v + j * after, *reference = v_k;
         fetch<false>(p_j + after, count);
@@ -153,7 +154,9 @@ struct ProductColumns<function, double> {
 #pragma omp simd
         for (ptrdiff_t i = 0; i < count; ++i) {
             double h_i = relative<false>(p_j[i], v_j[i], reference[i]), value = p_j[i] * h_i;
-            accumulate(h[i], l[i], value, fma(p_j[i], h_i, -value));
+            double error = fma(p_j[i], h_i, -value);
+            if constexpr (is_first) h[i] = 0 + value, l[i] = 0 + error;
+            else accumulate(h[i], l[i], value, error);
         }
     }
 
@@ -165,8 +168,8 @@ struct ProductColumns<function, double> {
     // The sums of some rows, as `sum_of` has them, in lane 0.
     void add_rows(ptrdiff_t from, ptrdiff_t length) {
         ptrdiff_t parts = length > few ? lanes : 4, used = std::min(parts, length);
-        for (ptrdiff_t l = 0; l < used; ++l) std::fill_n(high[l], count, 0.0), std::fill_n(low[l], count, 0.0);
-        for (ptrdiff_t j = 0; j < length; ++j) add(from + j, high[j % parts], low[j % parts]);
+        for (ptrdiff_t j = 0; j < used; ++j) add<true>(from + j, high[j], low[j]);
+        for (ptrdiff_t j = used; j < length; ++j) add<false>(from + j, high[j % parts], low[j % parts]);
         for (ptrdiff_t half = parts / 2; half > 0; half /= 2)
             for (ptrdiff_t l = 0; l < std::min(half, used - half); ++l) add_lane(l, l + half);
     }
@@ -178,10 +181,13 @@ struct ProductColumns<function, double> {
             add_rows(j, std::min(chunk, n - j));
             for (ptrdiff_t i = 0; i < count; ++i) accumulate(sum[i], sum_low[i], high[0][i], low[0][i]);
         }
+        double* of = sum;
+        const double* of_low = sum_low;
         int64_t finite = 1;
+#pragma omp simd reduction(& : finite)
         for (ptrdiff_t i = 0; i < count; ++i) {
-            sum[i] += sum_low[i];
-            finite &= std::isfinite(sum[i]) ? 1 : 0;
+            of[i] += of_low[i];
+            finite &= of[i] - of[i] == 0 ? 1 : 0;
         }
         return finite != 0;
     }
@@ -197,5 +203,29 @@ struct ProductColumns<function, double> {
         }
     }
 };
+
+// Of float64, rows of a few elements: beside each other as columns, some at a time. False of each, from the first whose mean is not
+// finite on: how many are done.
+template <Function function>
+ptrdiff_t few_products(const double* p, const double* v, double* y, ptrdiff_t n, ptrdiff_t count) {
+    constexpr ptrdiff_t width = 64;
+    alignas(64) double p_j[few * width], v_j[few * width], y_j[few * width];
+    for (ptrdiff_t first = 0, some; first < count; first += some) {
+        some = std::min(width, count - first);
+        const double *ps = p + first * n, *vs = v + first * n;
+        for (ptrdiff_t r = 0; r < some; ++r)
+            for (ptrdiff_t j = 0; j < n; ++j) p_j[j * width + r] = ps[r * n + j], v_j[j * width + r] = vs[r * n + j];
+        ProductColumns<function, double> columns(p_j, v_j, n, width, some);
+        if (!columns.means()) {
+            for (ptrdiff_t r = 0; r < some; ++r)
+                product_with_jacobian<function, double>(ps + r * n, vs + r * n, y + (first + r) * n, n, 1, nullptr);
+            continue;
+        }
+        columns.products(y_j);
+        for (ptrdiff_t r = 0; r < some; ++r)
+            for (ptrdiff_t j = 0; j < n; ++j) y[(first + r) * n + j] = y_j[j * width + r];
+    }
+    return count;
+}
 
 }  // namespace
