@@ -18,18 +18,14 @@ namespace {
 template <Function function, class T>
 bool derivatives(const Rows& r) {
     ptrdiff_t n = r.n, results = function == SOFTMAX_JACOBIAN || function == LOG_SOFTMAX_JACOBIAN ? n * n : n;
-    if constexpr ((function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP) && sizeof(T) == 8)
-        if (n <= few && r.count > 7) {
-            auto from = [&](const void* a) { return static_cast<const double*>(a) + r.first * n; };
-            few_products<function>(from(r.x), from(r.v), static_cast<double*>(r.y) + r.first * n, n, r.count);
-            return false;
-        }
-    if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP)
-        if (n < long_product && (sizeof(T) == 4 || n > few)) {
-            auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
-            short_products<function>(from(r.x), from(r.v), static_cast<T*>(r.y) + r.first * n, n, r.count);
-            return false;
-        }
+    if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP) {
+        auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
+        T* y = static_cast<T*>(r.y) + r.first * n;
+        if constexpr (sizeof(T) == 8)
+            if (n <= narrow_row && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
+        if (n < long_product && (sizeof(T) == 4 || n > few))
+            return short_products<function>(from(r.x), from(r.v), y, n, r.count), false;
+    }
     Stream<std::conditional_t<sizeof(T) == 8, double, float>> stream;
     for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
         auto row = [=](const void* a) { return static_cast<const T*>(a) + i * n; };

@@ -204,12 +204,13 @@ struct ProductColumns<function, double> {
     }
 };
 
-// Of float64, rows of a few elements: beside each other as columns, some at a time. False of each, from the first whose mean is not
-// finite on: how many are done.
+// Rows of float64 of so many elements are computed side by side, as columns, some at a time.
+constexpr ptrdiff_t narrow_row = 31;
+
 template <Function function>
-ptrdiff_t few_products(const double* p, const double* v, double* y, ptrdiff_t n, ptrdiff_t count) {
+void narrow_products(const double* p, const double* v, double* y, ptrdiff_t n, ptrdiff_t count) {
     constexpr ptrdiff_t width = 64;
-    alignas(64) double p_j[few * width], v_j[few * width], y_j[few * width];
+    alignas(64) double p_j[narrow_row * width], v_j[narrow_row * width], y_j[narrow_row * width];
     for (ptrdiff_t first = 0, some; first < count; first += some) {
         some = std::min(width, count - first);
         const double *ps = p + first * n, *vs = v + first * n;
@@ -225,7 +226,6 @@ ptrdiff_t few_products(const double* p, const double* v, double* y, ptrdiff_t n,
         for (ptrdiff_t r = 0; r < some; ++r)
             for (ptrdiff_t j = 0; j < n; ++j) y[(first + r) * n + j] = y_j[j * width + r];
     }
-    return count;
 }
 
 }  // namespace
