@@ -93,9 +93,9 @@ bool half_product(const Half* p, const Half* v, Half* y, ptrdiff_t n, int thread
     add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return half_weighted(p + from, v + from, length); },
                [&](Weighted part) { all.sum += part.sum, all.weight += part.weight; });
     double mean = all.sum / all.weight;
+    if (!std::isfinite(mean)) return false;
     float c, rest;
     put_mean(c, rest, mean);
-    if (!std::isfinite(mean)) return false;
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         half_chunk<function>(p + from, v + from, y + from, length, c, rest);
     });
@@ -105,17 +105,18 @@ bool half_product(const Half* p, const Half* v, Half* y, ptrdiff_t n, int thread
 // Rows; is_not(r) is called for those whose mean is not finite. What depends on the sums of short ones is computed for some at once.
 template <Function function, class Half, class IsNot>
 void half_products(const Half* p, const Half* v, Half* y, ptrdiff_t n, ptrdiff_t count, int threads, IsNot is_not) {
+    if (n >= long_product) {
+        for (ptrdiff_t r = 0; r < count; ++r)
+            if (!half_product<function>(p + r * n, v + r * n, y + r * n, n, threads)) is_not(r);
+        return;
+    }
     constexpr ptrdiff_t at_a_time = 16;
     double mean[at_a_time];
     float c[at_a_time], rest[at_a_time];
     Weighted all[at_a_time];
     for (ptrdiff_t first = 0, some; first < count; first += some) {
         auto at = [=](ptrdiff_t r) { return (first + r) * n; };
-        some = n < long_product ? std::min(at_a_time, count - first) : 1;
-        if (n >= long_product) {
-            if (!half_product<function>(p + at(0), v + at(0), y + at(0), n, threads)) is_not(first);
-            continue;
-        }
+        some = std::min(at_a_time, count - first);
         for (ptrdiff_t r = 0; r < some; ++r) all[r] = half_weighted(p + at(r), v + at(r), n);
 #pragma omp simd
         for (ptrdiff_t r = 0; r < some; ++r) {
