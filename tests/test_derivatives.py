@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 from helpers import assert_same_bits, cast, every_float, record_error
-from reference import PRODUCTS, Array, rows_of, ulp_error, widen
+from reference import PRODUCTS, SHORT, Array, rows_of, ulp_error, widen
 from test_layer import assert_jacobian, assert_vjp, spacing
 
 import fastsoftmax as fsm
@@ -122,6 +122,24 @@ def test_float32_products_are_rounded_twice(n: int, rng: np.random.Generator) ->
     exact = wide * (g - mean)
     errors = np.abs(fsm.softmax_vjp(p, g) - exact) / spacing(np.abs(exact), np.dtype(np.float32))
     assert errors.max() <= 1.51
+
+
+@pytest.mark.parametrize("dtype", SHORT, ids=str)
+@pytest.mark.parametrize("n", [10, 63, 64, 300, 512, 600, 17_000])
+@pytest.mark.parametrize("offset", [0, 100])
+def test_16_bit_products_of_sure_rows(
+    dtype: np.dtype, n: int, offset: float, rng: np.random.Generator
+) -> None:
+    """What the v have in common drops out, also where one p has all but 1e-30 of the weight."""
+    x = rng.standard_normal((8, n))
+    x[np.arange(8), rng.integers(0, n, 8)] += np.linspace(0, 70, 8)
+    p, v = fsm.softmax(cast(x, dtype)), cast(offset + rng.standard_normal((8, n)), dtype)
+    wide, h = p.astype(np.longdouble), v.astype(np.longdouble)
+    h -= np.take_along_axis(h, wide.argmax(axis=1)[:, None], axis=1)
+    h -= (wide * h).sum(axis=1, keepdims=True) / wide.sum(axis=1, keepdims=True)
+    unit = np.spacing(np.abs(wide * h).astype(dtype)).astype(np.float64)
+    error = np.abs(fsm.softmax_vjp(p, v).astype(np.longdouble) - wide * h)
+    assert (error <= 0.51 * unit).all()
 
 
 @every_precision

@@ -1,7 +1,7 @@
 // Products with the Jacobians for rows of 16-bit floats that are converted as they are read, twice.
 //
-// Products of two elements are exact in float32, and their sums are in double, as those of float32 rows; so are the weights, but
-// for those of float16: multiples of 2^-24, they add up exactly in float32 from -1 to 1.
+// Sums are those of float32 rows, see `weighted`. Of float16, whose p are multiples of 2^-24, doubles can tell the mean from any v
+// without a reference, products are exact in float32, and weights add up exactly there, from -1 to 1.
 #pragma once
 #include "half.h"
 #include "products.h"
@@ -22,9 +22,20 @@ template <class Half>
     else widen(x, y, n);
 }
 
-// The sums of p * v and of p. The last vector goes over some again, which do not count then.
 template <class Half>
-Weighted half_weighted(const Half* p, const Half* v, ptrdiff_t n) {
+double reference(const Half* p, const Half* v, ptrdiff_t n) {
+    return adds_exactly<Half> ? 0 : static_cast<float>(v[first_with_weight(p, n)]);
+}
+
+// p * (v - v_r).
+template <class Half>
+[[gnu::always_inline]] inline double half_term(float p, float v, double v_r) {
+    return adds_exactly<Half> ? static_cast<double>(p * v) : p * (v - v_r);
+}
+
+// The sums of p * (v - v_r) and of p. The last vector goes over some again, which do not count then.
+template <class Half>
+Weighted half_weighted(const Half* p, const Half* v, ptrdiff_t n, double v_r) {
     double sum[lanes] = {};
     std::conditional_t<adds_exactly<Half>, float, double> weight[lanes];
     for (auto& w : weight) w = adds_exactly<Half> ? -1 : 0;
@@ -36,7 +47,7 @@ Weighted half_weighted(const Half* p, const Half* v, ptrdiff_t n) {
         widen(p + i, w, lanes);
         widen(v + i, x, lanes);
 #pragma omp simd
-        for (ptrdiff_t l = 0; l < lanes; ++l) sum[l] += static_cast<double>(w[l] * x[l]), weight[l] += w[l];
+        for (ptrdiff_t l = 0; l < lanes; ++l) sum[l] += half_term<Half>(w[l], x[l], v_r), weight[l] += w[l];
     }
     if (i < n) {
         ptrdiff_t last = std::max<ptrdiff_t>(n - lanes, 0), again = i - last;
@@ -45,7 +56,7 @@ Weighted half_weighted(const Half* p, const Half* v, ptrdiff_t n) {
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) {
             float counts = l < again ? 0 : w[l];
-            sum[l] += static_cast<double>(counts * x[l]), weight[l] += counts;
+            sum[l] += half_term<Half>(counts, x[l], v_r), weight[l] += counts;
         }
     }
     double weights[lanes];
@@ -54,13 +65,6 @@ Weighted half_weighted(const Half* p, const Half* v, ptrdiff_t n) {
     fold_sum<lanes / 2>(sum);
     fold_sum<lanes / 2>(weights);
     return {sum[0], adds_exactly<Half> ? weights[0] + lanes : weights[0]};
-}
-
-// c + rest is the mean; a rest as small as what the sums have lost is none.
-[[gnu::always_inline]] inline void put_mean(float& c, float& rest, double mean) {
-    c = static_cast<float>(mean);
-    double less = mean - c;
-    rest = static_cast<float>(std::fabs(less) < 0x1p-48 * std::fabs(mean) ? 0 : less);
 }
 
 template <Function function, class Half>
@@ -89,13 +93,14 @@ void half_chunk(const Half* p, const Half* v, Half* y, ptrdiff_t n, float c, flo
 // A row, which threads may share; false where its mean is not finite.
 template <Function function, class Half>
 bool half_product(const Half* p, const Half* v, Half* y, ptrdiff_t n, int threads) {
+    double v_r = reference(p, v, n);
     Weighted all{0, 0};
-    add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return half_weighted(p + from, v + from, length); },
+    add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return half_weighted(p + from, v + from, length, v_r); },
                [&](Weighted part) { all.sum += part.sum, all.weight += part.weight; });
     double mean = all.sum / all.weight;
     if (!std::isfinite(mean)) return false;
     float c, rest;
-    put_mean(c, rest, mean);
+    put(c, rest, v_r, mean);
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         half_chunk<function>(p + from, v + from, y + from, length, c, rest);
     });
@@ -111,17 +116,20 @@ void half_products(const Half* p, const Half* v, Half* y, ptrdiff_t n, ptrdiff_t
         return;
     }
     constexpr ptrdiff_t at_a_time = 16;
-    double mean[at_a_time];
+    double v_r[at_a_time], mean[at_a_time];
     float c[at_a_time], rest[at_a_time];
     Weighted all[at_a_time];
     for (ptrdiff_t first = 0, some; first < count; first += some) {
         auto at = [=](ptrdiff_t r) { return (first + r) * n; };
         some = std::min(at_a_time, count - first);
-        for (ptrdiff_t r = 0; r < some; ++r) all[r] = half_weighted(p + at(r), v + at(r), n);
+        for (ptrdiff_t r = 0; r < some; ++r) {
+            v_r[r] = reference(p + at(r), v + at(r), n);
+            all[r] = half_weighted(p + at(r), v + at(r), n, v_r[r]);
+        }
 #pragma omp simd
         for (ptrdiff_t r = 0; r < some; ++r) {
             mean[r] = all[r].sum / all[r].weight;
-            put_mean(c[r], rest[r], mean[r]);
+            put(c[r], rest[r], v_r[r], mean[r]);
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
             if (std::isfinite(mean[r])) half_chunk<function>(p + at(r), v + at(r), y + at(r), n, c[r], rest[r]);
