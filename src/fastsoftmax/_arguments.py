@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -277,3 +278,22 @@ def deliver(y: Array, out: Array | None, source: Array, mask: Any) -> Any:
     if type(source) is not np.ndarray:
         return source.__array_wrap__(y, None, y.ndim == 0)
     return y if y.ndim else y[()]
+
+
+def check_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuses a Jacobian larger than the machine's memory, before the kernel would swap or kill."""
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not known here: NumPy will try
+        return
+    if size > memory:
+        raise MemoryError(
+            f"the Jacobian, {shape} of {dtype.name}, takes {_in_words(size)}, more than the "
+            f"{_in_words(memory)} of this machine; its products with a vector need none of it: "
+            f"softmax_vjp(p, g), SoftmaxJacobian(p) @ v, or backward(grad) of the layer"
+        )
+
+
+def _in_words(size: float) -> str:
+    return f"{size / 2**40:.1f} TiB" if size >= 2**40 else f"{size / 2**30:.1f} GiB"

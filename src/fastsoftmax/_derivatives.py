@@ -11,8 +11,6 @@ NaN or infinity, has no effect.
 
 from __future__ import annotations
 
-import math
-import os
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from fastsoftmax._arguments import (
     Array,
     Axes,
     Axis,
+    check_memory,
     check_out,
     deliver,
     result_dtype,
@@ -370,7 +369,7 @@ def _jacobian(function: str, p: ArrayLike, axis: Axis, out: Array | None) -> Any
     check_out(out, shape, dtype, mask is not None)
     working = working_dtype(dtype)
     if out is None:
-        _check_memory(shape, working)
+        check_memory(shape, working)
 
     rows = axes.rows(_kept(source, mask), working)
     y = of_rows(function, room(out, shape, working, source), rows)
@@ -397,22 +396,3 @@ def _mask(*arrays: Array) -> Any:
 
 def _kept(a: Array, mask: Any) -> Array:
     return np.asarray(a) if mask is None else np.where(mask, 0, np.asarray(a))
-
-
-def _check_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuses a Jacobian larger than the machine's memory, before the kernel would swap or kill."""
-    size = math.prod(shape) * dtype.itemsize
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not known here: NumPy will try
-        return
-    if size > memory:
-        raise MemoryError(
-            f"the Jacobian, {shape} of {dtype.name}, takes {_in_words(size)}, more than the "
-            f"{_in_words(memory)} of this machine; its products with a vector need none of it: "
-            f"softmax_vjp(p, g), SoftmaxJacobian(p) @ v, or backward(grad) of the layer"
-        )
-
-
-def _in_words(size: float) -> str:
-    return f"{size / 2**40:.1f} TiB" if size >= 2**40 else f"{size / 2**30:.1f} GiB"

@@ -79,9 +79,9 @@ def linear_cross_entropy(
     -----
     The products are NumPy's, and rounded as these are. 46 MiB of logits exist at a time, or those
     of one row, and their gradient takes their place. Of float32 and below, a loss alone to indices
-    takes blocks of classes instead of rows. The method, for GPUs: P.-L. Hsu et
-    al., "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989; E. Wijmans et
-    al., "Cut Your Losses in Large-Vocabulary Language Models", arXiv:2411.09009.
+    takes blocks of classes instead of rows: 40 MiB, or a class of 4096 rows. The method, for GPUs:
+    P.-L. Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989;
+    E. Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", arXiv:2411.09009.
 
     Examples
     --------
@@ -136,10 +136,11 @@ def linear_cross_entropy(
     add = _Gradients(grads, w, dtype) if return_grad else None
     sum_of_losses = Total(working)
     by_class = not add and losses.are_indices and not losses.smoothing and working.itemsize == 4
-    at_once = max(1, (_CLASSES if by_class else _BLOCK) // working.itemsize)  # logits
-    blocks = -(-len(rows) // max(_ROWS if by_class else 1, at_once // n))
+    least, at_once = (_ROWS, _CLASSES) if by_class else (1, max(_BLOCK, n * working.itemsize))
+    at_once //= working.itemsize  # logits
+    blocks = -(-len(rows) // max(least, at_once // n))
     step = max(1, -(-len(rows) // max(1, blocks)))  # of equal size: products of few rows are slow
-    scratch = np.empty(min(step * n, max(step, at_once)) if by_class else step * n, working)
+    scratch = np.empty(min(step * n, max(step, at_once)), working)
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
         x = contiguous(rows[some], working)
@@ -188,9 +189,10 @@ def _loss_by_class(
         reference = np.where(here, t - start, 0)
         z_r = z[rows, reference].astype(np.float64)
         np.copyto(z_t, z_r, where=here)
-        here &= np.isfinite(z_r)  # a target that is not stays in the sum
-        if not np.isfinite(z_r).all():
-            reference = np.where(np.isfinite(z_r), reference, z.argmax(axis=-1))
+        finite = np.isfinite(z_r)
+        here &= finite  # a target that is not stays in the sum
+        if not finite.all():
+            reference = np.where(finite, reference, z.argmax(axis=-1))
             z_r = z[rows, reference].astype(np.float64)
         nothing = np.isneginf(z_r)
         z[nothing] = 0

@@ -23,7 +23,7 @@ template <class Half>
 }
 
 template <class Half>
-double reference(const Half* p, const Half* v, ptrdiff_t n) {
+double half_reference(const Half* p, const Half* v, ptrdiff_t n) {
     return adds_exactly<Half> ? 0 : static_cast<float>(v[first_with_weight(p, n)]);
 }
 
@@ -93,7 +93,7 @@ void half_chunk(const Half* p, const Half* v, Half* y, ptrdiff_t n, float c, flo
 // A row, which threads may share; false where its mean is not finite.
 template <Function function, class Half>
 bool half_product(const Half* p, const Half* v, Half* y, ptrdiff_t n, int threads) {
-    double v_r = reference(p, v, n);
+    double v_r = half_reference(p, v, n);
     Weighted all{0, 0};
     add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return half_weighted(p + from, v + from, length, v_r); },
                [&](Weighted part) { all.sum += part.sum, all.weight += part.weight; });
@@ -123,7 +123,7 @@ void half_products(const Half* p, const Half* v, Half* y, ptrdiff_t n, ptrdiff_t
         auto at = [=](ptrdiff_t r) { return (first + r) * n; };
         some = std::min(at_a_time, count - first);
         for (ptrdiff_t r = 0; r < some; ++r) {
-            v_r[r] = reference(p + at(r), v + at(r), n);
+            v_r[r] = half_reference(p + at(r), v + at(r), n);
             all[r] = half_weighted(p + at(r), v + at(r), n, v_r[r]);
         }
 #pragma omp simd

@@ -83,8 +83,7 @@ void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, boo
         auto ps = p + from, vs = v + from;
         auto put = [=](auto sum) {
             if (!streams || n < long_product) return log_softmax_vjp_chunk(ps, vs, y + from, length, sum);
-            Stream<T> of_chunk;
-            stream_product(of_chunk, ps, vs, y + from, length, [=](ptrdiff_t i) { return less_share(ps[i], vs[i], sum); });
+            stream_product<T>(nullptr, ps, vs, y + from, length, [=](ptrdiff_t i) { return less_share(ps[i], vs[i], sum); });
         };
         if constexpr (sizeof(T) == 8) put(sum);
         else put(static_cast<float>(sum.high));

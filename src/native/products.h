@@ -215,10 +215,11 @@ void fast_chunk(const float* p, const float* v, float* y, ptrdiff_t n, Work c, W
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = product_of<function>(p[i], v[i] - c, rest);
 }
 
-// Writes at(i) to y[i], which is computed from p and v.
+// Writes at(i), which is computed from p and v, to y[i]: to the stream of a row before, if there is one that no other thread uses.
 template <class T, class At>
-[[gnu::always_inline]] inline void stream_product(Stream<T>& stream, const T* p, const T* v, T* y, ptrdiff_t n, At at) {
-    stream.write(y, n, is_just_ahead(y, p) || is_just_ahead(y, v), at);
+[[gnu::always_inline]] inline void stream_product(Stream<T>* stream, const T* p, const T* v, T* y, ptrdiff_t n, At at) {
+    Stream<T> own;
+    (stream ? *stream : own).write(y, n, is_just_ahead(y, p) || is_just_ahead(y, v), at);
 }
 
 // c + rest is what the elements of a row of v are less than: v_r and the mean of v - v_r.
@@ -238,8 +239,7 @@ bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         auto ps = p + from, vs = v + from;
         if (!stream) return fast_chunk<function>(ps, vs, y + from, length, c, rest);
-        Stream<float> of_chunk;  // where threads share the row
-        stream_product(threads > 1 ? of_chunk : *stream, ps, vs, y + from, length,
+        stream_product(threads > 1 ? nullptr : stream, ps, vs, y + from, length,
                        [=](ptrdiff_t i) { return product_of<function>(ps[i], vs[i] - c, rest); });
     });
     return true;
@@ -259,8 +259,7 @@ bool relative_product(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, int thre
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         auto ps = p + from, vs = v + from;
         if (!stream || n < long_product) return product_chunk<function, masked>(ps, vs, y + from, length, v_k, mean);
-        Stream<T> of_chunk;
-        stream_product(threads > 1 ? of_chunk : *stream, ps, vs, y + from, length,
+        stream_product(threads > 1 ? nullptr : stream, ps, vs, y + from, length,
                        [=](ptrdiff_t i) { return product_of<function>(ps[i], relative<masked>(ps[i], vs[i], v_k) - mean); });
     });
     return true;
