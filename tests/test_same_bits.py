@@ -20,6 +20,8 @@ from helpers import (
 )
 from reference import Array
 
+import fastsoftmax as fsm
+
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 LONGER = [5000, 70_001]
 
@@ -230,3 +232,34 @@ def test_long_columns(name: str, dtype: np.dtype, rng: np.random.Generator) -> N
         x = (3 * rng.standard_normal((n, 9))).astype(dtype)
         rows = FUNCTIONS[name](np.ascontiguousarray(x.T))
         assert_same_bits(FUNCTIONS[name](x, axis=0), rows.T)
+
+
+@every_float
+@pytest.mark.parametrize("n", [2, 3, 17, 63, 200])
+@pytest.mark.parametrize("after", [2, 3, 7, 15, 16, 17, 40, 63])
+def test_few_columns_of_many_blocks(
+    after: int, n: int, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    blocks = 30
+    x = rows(blocks * after, n, dtype, rng)
+    x[5, -1] = -np.inf
+    x[9] = np.nan
+    temperature = rng.uniform(0.1, 10, (len(x), 1))
+
+    def middle(a: Array) -> Array:
+        """The same rows, along axis 1."""
+        return np.ascontiguousarray(a.reshape(blocks, after, -1).swapaxes(1, 2))
+
+    logsumexp = fsm.logsumexp(middle(x), axis=1, keepdims=True)
+    assert_same_bits(logsumexp, middle(fsm.logsumexp(x, axis=-1, keepdims=True)))
+    for function in MAPS.values():
+        assert_same_bits(function(middle(x), axis=1), middle(function(x)))
+    for function in MAPS.values():
+        got = function(middle(x), axis=1, temperature=middle(temperature))
+        assert_same_bits(got, middle(function(x, temperature=temperature)))
+    p, g = fsm.softmax(x), rows(len(x), n, dtype, rng)
+    for product in (fsm.softmax_vjp, fsm.log_softmax_vjp, fsm.log_softmax_jvp):
+        assert_same_bits(product(middle(p), middle(g), axis=1), middle(product(p, g)))
+    second = fsm.softmax_vjp_derivative(p, g, p[::-1].copy())
+    got = fsm.softmax_vjp_derivative(middle(p), middle(g), middle(p[::-1]), axis=1)
+    assert_same_bits(got, middle(second))

@@ -6,11 +6,11 @@
 
 namespace {
 
-template <class T, bool is_short>
+template <class T, bool is_short, class Working = std::conditional_t<is_short, double, T>, class Result = T>
 struct Columns {
-    using Work = std::conditional_t<is_short, double, T>;
+    using Work = Working;
     using Bits = typename Format<T>::Bits;
-    static constexpr bool wider = sizeof(T) < sizeof(Work);
+    static constexpr bool wider = sizeof(Result) < sizeof(Work);
     static constexpr ptrdiff_t width = is_short ? 256 : 1024, lanes = is_short ? 4 : 16, kept = is_short ? short_row : 1;
 
     // So many columns of n elements go well together: the powers of short ones should stay near.
@@ -24,6 +24,7 @@ struct Columns {
     alignas(64) Work low[lanes][width];
     alignas(64) double sum[width], sum_low[width];
     alignas(64) T largest[width];  // of the logarithms
+    alignas(64) Work top[width], top_tail[width];  // its power, of short columns
     alignas(64) Work value[kept][width], tail[kept][width];  // the powers of short columns; of long ones they go to y, or nowhere
 
     Columns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature)
@@ -38,8 +39,7 @@ struct Columns {
             tame = add_powers<keep, with_largest>(y, j, std::min(j + chunk, n));
             for (ptrdiff_t c = 0; c < count; ++c) accumulate(sum[c], sum_low[c], high[0][c], low[0][c]);
         }
-        for (ptrdiff_t c = 0; c < count; ++c) tame &= sum[c] < Format<Work>::tame_sum;
-        return tame;
+        return tame && farthest(sum, count) < magnitude(Format<Work>::tame_sum);
     }
 
     // Of the elements from j to end of all columns, with their sums in high[0] + low[0].
@@ -52,12 +52,12 @@ struct Columns {
             const T* row = x + j * after;
             T* e = y + j * after;
             if constexpr (is_short) far = std::max(far, farthest(row, count));  // beside the powers it would be as wide as they are
-            if constexpr (with_largest) keep_larger(largest, row, count);
+            if constexpr (with_largest && !is_short) keep_larger(largest, row, count);
             for (ptrdiff_t c = 0; c < count; c += strip) {
                 ptrdiff_t length = std::min(strip, count - c);
                 fetch<false>(row + after + c, length);
                 if (keep) fetch<true>(e + after + c, length);
-                far = std::max(far, add_strip<keep>(row + c, e + c, j, c, length, rate));
+                far = std::max(far, add_strip<keep, with_largest>(row + c, e + c, j, c, length, rate));
             }
         }
         add_lanes();
@@ -65,18 +65,26 @@ struct Columns {
     }
 
     // Of the j-th elements of some columns, from c on; a copy of the rate is what no store can change.
-    template <bool keep>
+    template <bool keep, bool with_largest>
     [[gnu::always_inline]] Magnitude<T> add_strip(const T* row, T* e, ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, Rate<Work> rate) {
         double* h = high[j % lanes] + c;
         Work *s = low[j % lanes] + c, *v = value[is_short ? j : 0] + c, *t = tail[is_short ? j : 0] + c;
+        Work *of_largest = top + c, *its_tail = top_tail + c;
+        T* m = largest + c;
         Magnitude<T> far = 0;
 #pragma omp simd reduction(max : far)
         for (ptrdiff_t i = 0; i < length; ++i) {
             if constexpr (!is_short) far = magnitude(row[i]) > far ? magnitude(row[i]) : far;
-            Power<Work> p = power<T>(static_cast<Work>(row[i]), rate);
-            add_term<T>(h[i], s[i], p.value, p.tail);
+            Power<Work> p = power<Result>(static_cast<Work>(row[i]), rate);
+            add_term<Result>(h[i], s[i], p.value, p.tail);
             if constexpr (is_short) v[i] = p.value;
             if constexpr (is_short && !wider) t[i] = p.tail;
+            if constexpr (is_short && with_largest) {
+                bool is_larger = row[i] > m[i];
+                m[i] = is_larger ? row[i] : m[i];
+                of_largest[i] = is_larger ? p.value : of_largest[i];
+                if constexpr (!wider) its_tail[i] = is_larger ? p.tail : its_tail[i];
+            }
             if constexpr (keep) e[i] = p.value;
         }
         return far;
@@ -94,7 +102,7 @@ struct Columns {
             for (ptrdiff_t l = 0; l < std::min(half, used - half); ++l)
 #pragma omp simd
                 for (ptrdiff_t c = 0; c < count; ++c)
-                    add_term<T>(high[l][c], low[l][c], high[l + half][c], low[l + half][c]);
+                    add_term<Result>(high[l][c], low[l][c], high[l + half][c], low[l + half][c]);
     }
 
     void softmax(T* y) {
@@ -114,7 +122,7 @@ struct Columns {
                 if constexpr (wider) e[c] = static_cast<T>(v[c] * by[c]);
                 else if constexpr (is_short) e[c] = scaled<Work>({v[c], t[c]}, by[c], by_low[c]);
                 else if constexpr (sizeof(T) == 4) e[c] = scaled<Work>({e[c], 0}, by[c], by_low[c]);
-                else e[c] = scaled(power<T>(row[c], r), by[c], by_low[c]);
+                else e[c] = scaled(power<Result>(row[c], r), by[c], by_low[c]);
             }
         }
     }
@@ -124,9 +132,11 @@ struct Columns {
         double equal[width];
         std::fill_n(equal, count, 0.0);
         if constexpr (is_short) keep_others(equal);
+        else
+            for (ptrdiff_t c = 0; c < count; ++c) put(top[c], top_tail[c], power<Result>(largest[c], rate));
 #pragma omp simd
         for (ptrdiff_t c = 0; c < count; ++c)
-            to_log<T, is_short>(sum[c], sum_low[c], equal[c], power<T>(static_cast<Work>(largest[c]), rate));
+            to_log<T, is_short>(sum[c], sum_low[c], equal[c], Power<Work>{top[c], wider ? 0 : top_tail[c]});
         if constexpr (!is_short)
             for (ptrdiff_t c = 0; c < count; ++c) {
                 if (sum[c] < unknown) continue;
@@ -139,10 +149,9 @@ struct Columns {
     // Of short columns whose largest element outweighs the others, the sums of these; elements that equal it are counted.
     void keep_others(double* equal) {
         int64_t outweighed[width], any = 0;
-        const Rate<Work> r = rate;
 #pragma omp simd reduction(| : any)
         for (ptrdiff_t c = 0; c < count; ++c) {
-            outweighed[c] = outweighs<T>(power<T>(static_cast<Work>(largest[c]), r), sum[c]) ? 1 : 0;
+            outweighed[c] = outweighs<T>(Power<Work>{top[c], 0}, sum[c]) ? 1 : 0;
             any |= outweighed[c];
         }
         if (!any) return;
@@ -157,7 +166,7 @@ struct Columns {
             for (ptrdiff_t c = 0; c < count; ++c) {
                 bool is_largest = std::bit_cast<Bits>(row[c]) == std::bit_cast<Bits>(largest[c]);
                 found[c] += is_largest;
-                add_term<T>(h[c], s[c], is_largest ? 0 : v[c], wider || is_largest ? 0 : t[c]);
+                add_term<Result>(h[c], s[c], is_largest ? 0 : v[c], wider || is_largest ? 0 : t[c]);
             }
         }
         add_lanes();
@@ -184,9 +193,9 @@ struct Columns {
 };
 
 // The function of some columns; false where that does not go, and y may hold anything. The scratch has room for one.
-template <Function function, class T, bool is_short>
+template <Function function, class T, bool is_short, class... Types>
 bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, T* scratch) {
-    using Tile = Columns<T, is_short>;
+    using Tile = Columns<T, is_short, Types...>;
     if (count < 8 || (x == y && !is_short && sizeof(T) == 4)) return false;
     Tile tile(x, n, after, count, temperature);
     constexpr bool keep = function == SOFTMAX && !is_short && sizeof(T) == 4;

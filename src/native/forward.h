@@ -6,6 +6,7 @@
 #include "half_rows.h"
 #include "kernels.h"
 #include "long_rows.h"
+#include "narrow_columns.h"
 #include "short_rows.h"
 
 namespace {
@@ -84,9 +85,9 @@ struct Call {
         else *y = shifted(m, log_of_rest(x, n, m, rate, threads));
     }
 
-    template <bool is_short>
+    template <bool is_short, class... Types>
     void short_rows(ptrdiff_t count) {
-        using Block = ShortRows<T, is_short>;
+        using Block = ShortRows<T, is_short, Types...>;
         using Work = typename Block::Work;
         Block some_rows;
         Rate<Work> rate(*temperature);
@@ -176,9 +177,10 @@ bool gathered_columns(const Rows& r, const T* x, T* y, ptrdiff_t count, const do
     return invalid;
 }
 
-// Short rows of 16-bit floats are computed as those of float32, some at a time.
+// Short rows of 16-bit floats, some at a time.
 template <Function function, class Half>
 bool short_half_rows(const Rows& r) {
+    using Precision = ShortHalf<function, Half>;
     constexpr ptrdiff_t n_results = function == LOGSUMEXP ? 1 : short_row;
     float x[block * short_row / 8], y[block * n_results / 8];
     bool invalid = false;
@@ -187,7 +189,9 @@ bool short_half_rows(const Rows& r) {
         ptrdiff_t n = function == LOGSUMEXP ? 1 : r.n;
         widen(static_cast<const Half*>(r.x) + i * r.n, x, some * r.n);
         Rows rows{x, y, some, r.n, r.temperature + i * r.temperature_stride, r.temperature_stride};
-        invalid |= contiguous_rows<function, float>(rows);
+        Call<function, float> call(rows);
+        call.template short_rows<true, typename Precision::Work, typename Precision::Result>(some);
+        invalid |= call.invalid;
         narrow(y, static_cast<Half*>(r.y) + i * n, some * n);
     }
     return invalid;
@@ -283,6 +287,7 @@ bool rows(const Rows& r) {
     if (r.layouts) return strided_rows<function, T, contiguous_rows<function, T>>(r);
     if (r.where) return rows_where<function, T, contiguous_rows<function, T>>(r);
     if (r.after == 1) return contiguous_rows<function, T>(r);
+    if (are_narrow<T>(r)) return narrow_columns<function, T, rows<function, T>>(r);
     return r.n > short_row_of<function, T> ? columns<function, T, false>(r) : columns<function, T, true>(r);
 }
 
@@ -291,6 +296,7 @@ bool half_rows(const Rows& r) {
     if (r.layouts) return strided_rows<function, Half, all_half_rows<function, Half>>(r);
     if (r.where) return rows_where<function, Half, all_half_rows<function, Half>>(r);
     if (r.after == 1) return all_half_rows<function, Half>(r);
+    if (are_narrow<Half>(r)) return narrow_columns<function, Half, half_rows<function, Half>>(r);
     return columns<function, Half, all_half_rows<function, Half>>(
         r, half_width, [&](const Half* x, Half* y, ptrdiff_t count, double temperature) {
             return tame_half_columns<function>(x, y, r.n, r.after, count, temperature, static_cast<float*>(r.scratch));

@@ -1,4 +1,4 @@
-// Columns of 16-bit floats, side by side: short ones are computed as those of float32, the others each in the order of a row.
+// Columns of 16-bit floats, side by side: short ones as a tile of float32, the others each in the order of a row.
 #pragma once
 #include "columns.h"
 #include "half_rows.h"
@@ -12,7 +12,8 @@ template <Function function, class Half>
 bool short_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
     alignas(64) float tile[short_row * half_width], results[short_row * half_width], column[short_row];
     for (ptrdiff_t j = 0; j < n; ++j) widen(x + j * after, tile + j * count, count);
-    auto of_tile = n > short_row_of<function, float> ? tame_columns<function, float, false> : tame_columns<function, float, true>;
+    using Precision = ShortHalf<function, Half>;
+    auto of_tile = tame_columns<function, float, true, typename Precision::Work, typename Precision::Result>;
     if (!of_tile(tile, results, n, count, count, temperature, column)) return false;
     for (ptrdiff_t j = 0; j < (function == LOGSUMEXP ? 1 : n); ++j) narrow(results + j * count, y + j * after, count);
     return true;
@@ -42,9 +43,7 @@ struct HalfColumns {
             for (ptrdiff_t j = from; j < end; j += block) far = std::max(far, add_block<with_largest>(j, std::min(j + block, end)));
             for (ptrdiff_t c = 0; c < count; ++c) sum[c] += of_chunk[c];
         }
-        bool tame = far <= magnitude(rate.tame);
-        for (ptrdiff_t c = 0; c < count; ++c) tame &= sum[c] < Format<float>::tame_sum;
-        return tame;
+        return far <= magnitude(rate.tame) && farthest(sum, count) < magnitude(Format<float>::tame_sum);
     }
 
     // As half_sum has them.

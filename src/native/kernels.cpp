@@ -10,6 +10,7 @@
 #include "jacobians.h"
 #include "log_products.h"
 #include "loss_rows.h"
+#include "narrow_columns.h"
 #include "product_columns.h"
 #include "products.h"
 
@@ -104,6 +105,7 @@ bool half_products(const Rows& r) {
 template <Function function, class T>
 bool products(const Rows& r) {
     constexpr bool is_product = function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP;
+    if (are_narrow<T>(r)) return narrow_columns<function, T, products<function, T>>(r);
     if constexpr (is_product && sizeof(T) == 2)
         if (r.after == 1 && !r.layouts && r.n >= long_half_product<T>) return half_products<function, T>(r);
     if constexpr (is_product)

@@ -92,6 +92,9 @@ void each_tile(const Rows& r, ptrdiff_t most, Visit visit) {
     }
 }
 
+// So few columns side by side that some blocks of them are worth to be laid beside each other.
+inline bool has_narrow_blocks(const Rows& r) { return r.after > 1 && r.after < 64 && r.count >= 2 * r.after; }
+
 // How many vectors a derivative multiplies.
 constexpr int vectors(Function f) {
     return f == SOFTMAX_VJP_DERIVATIVE ? 2 : f == SOFTMAX_VJP || f == LOG_SOFTMAX_VJP || f == LOG_SOFTMAX_JVP;

@@ -4,36 +4,45 @@
 
 namespace {
 
-// 1 / 3 + z / 5 + z^2 / 7 + ..., as many terms as a Result needs for z <= 0.03.
+// 1 / 3 + z / 5 + z^2 / 7 + ..., as many terms as a Result needs for z <= 0.042.
 template <class Result, int k = 3>
 [[gnu::always_inline]] inline double atanh_series(double z) {
     if constexpr (k == (sizeof(Result) == 8 ? 23 : 13)) return 1.0 / k;
     else return fma(z, atanh_series<Result, k + 2>(z), 1.0 / k);
 }
 
-// log(1 + rest + low), rest >= 0: where 1 + rest is 2^k (1 + f), with 1 + f from sqrt(1/2) to sqrt(2), it is
-// k log(2) + 2 atanh(s), s = f / (2 + f). For float64 the rounding errors of all that is large are added up beside it.
-template <class Result>
+// A double from 0 to 2^51, of an integer.
+[[gnu::always_inline]] inline double whole(uint64_t k) { return std::bit_cast<double>(k | std::bit_cast<uint64_t>(0x1p52)) - 0x1p52; }
+
+constexpr double log2_high = 0x1.62e42fefa3800p-1, log2_low = 0x1.ef35793c76730p-45;  // k * log2_high is exact
+
+// log(1 + rest / e), rest >= 0, with one division: where 1 + rest / e is about 2^k, it is k log(2) + 2 atanh(s),
+// s = (e + rest - 2^k e) / (e + rest + 2^k e).
+[[gnu::always_inline]] inline double log1p_of_quotient(double rest, double e) {
+    double total = e + rest;
+    uint64_t of_e = std::bit_cast<uint64_t>(e), shift = (std::bit_cast<uint64_t>(total) - of_e + (uint64_t{1} << 51)) >> 52;
+    double e_k = std::bit_cast<double>(of_e + (shift << 52));
+    double f = shift == 0 ? rest : total - e_k, s = f / (total + e_k), z = s * s;
+    return fma(whole(shift), log2_high, 2 * s + 2 * s * z * atanh_series<float>(z));
+}
+
+// log(1 + rest + low), rest >= 0, for float64: where 1 + rest is 2^k (1 + f), with 1 + f from sqrt(1/2) to sqrt(2), it is
+// k log(2) + 2 atanh(s), s = f / (2 + f). The rounding errors of all that is large are added up beside it.
 [[gnu::always_inline]] inline Pair log1p_of(double rest, double low) {
-    constexpr double log2 = 0x1.62e42fefa3800p-1, log2_low = 0x1.ef35793c76730p-45;  // k * log2 is exact
     constexpr uint64_t sqrt_half = 0x3fe6a09e667f3bcd;
     double v = 1, v_low = 0;
     accumulate(v, v_low, rest, 0);
     uint64_t bits = std::bit_cast<uint64_t>(v), shift = (bits - sqrt_half) >> 52;
-    double k = std::bit_cast<double>(shift | std::bit_cast<uint64_t>(0x1p52)) - 0x1p52;
+    double k = whole(shift);
     bool is_large = v >= 2 * std::bit_cast<double>(sqrt_half);  // k > 0; NaN stays
     double f = is_large ? std::bit_cast<double>(bits - (shift << 52)) - 1 : rest;
     double d = 2 + f, s = f / d, z = s * s;
-    double others = 2 * s * z * atanh_series<Result>(z);
-    if constexpr (sizeof(Result) == 4) {
-        return {fma(k, log2, 2 * s + others), 0};
-    } else {
-        double s_low = (fma(-s, d, f) - s * (f - (d - 2))) / d;
-        double v_rest = (low + (is_large ? v_low : 0)) / v;
-        double high = k * log2, sum_low = fma(k, log2_low, 2 * s_low) + v_rest + others;
-        accumulate(high, sum_low, 2 * s, 0);
-        return {high, sum_low};
-    }
+    double others = 2 * s * z * atanh_series<double>(z);
+    double s_low = (fma(-s, d, f) - s * (f - (d - 2))) / d;
+    double v_rest = (low + (is_large ? v_low : 0)) / v;
+    double high = k * log2_high, sum_low = fma(k, log2_low, 2 * s_low) + v_rest + others;
+    accumulate(high, sum_low, 2 * s, 0);
+    return {high, sum_low};
 }
 
 // The logarithm of a row, relative to its largest term, from the sum of the others but for `equal` terms that equal it:
@@ -41,13 +50,13 @@ template <class Result>
 template <class Result, class T>
 [[gnu::always_inline]] inline Pair log_of(Pair others, double equal, Power<T> largest) {
     if constexpr (sizeof(Result) == 4) {
-        double rest = (others.high + others.low) / (largest.value + static_cast<double>(largest.tail));
-        return log1p_of<Result>(rest + (equal - 1), 0);
+        double e = largest.value + static_cast<double>(largest.tail);
+        return {log1p_of_quotient(others.high + others.low + (equal - 1) * e, e), 0};
     } else {
         double e = largest.value, q = others.high / e;
         double low = (fma(-q, e, others.high) + (others.low - q * largest.tail)) / e, rest = equal - 1;
         accumulate(rest, low, q, 0);
-        return log1p_of<Result>(rest, low);
+        return log1p_of(rest, low);
     }
 }
 

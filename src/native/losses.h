@@ -278,10 +278,9 @@ template <class T>
 [[gnu::always_inline]] inline Outcome outcome(Summed row, double kept, double spread, double z_loss, double factor, bool one_hot) {
     double scale_factor = one_hot ? factor : 1, sure_from = one_hot ? -1 : 0.5;
     Pair log, by;
-    if constexpr (sizeof(T) == 4) {  // one division for two
-        double both = 1 / (row.sum.high * row.of_reference.value);
-        by = {both * row.of_reference.value, 0};
-        log = log1p_of<T>(row.others.high * (both * row.sum.high), 0);
+    if constexpr (sizeof(T) == 4) {
+        by = {1 / row.sum.high, 0};
+        log = {log1p_of_quotient(row.others.high, row.of_reference.value), 0};
     } else {
         by = reciprocal(row.sum);
         log = log_of<T>(row.others, 1, row.of_reference);

@@ -13,7 +13,7 @@ struct ProductColumns {
     const T *p, *v;
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
     alignas(64) double sum[lanes][width], weight[lanes][width];  // of a chunk
-    alignas(64) double total[width], total_weight[width], v_r[width], mean[width];
+    alignas(64) double v_r[width], mean[width];
     alignas(64) float c[width], rest[width], p_row[width], v_row[width], y_row[width];
 
     ProductColumns(const T* p, const T* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
@@ -72,27 +72,39 @@ struct ProductColumns {
             for (ptrdiff_t half = parts / 2; half > 0; half /= 2)
                 for (ptrdiff_t l = 0; l < half; ++l) add_lane(l, l + half);
         }
-        for (ptrdiff_t i = 0; i < count; ++i) total[i] += sum[0][i], total_weight[i] += weight[0][i];
     }
 
     void add_lane(ptrdiff_t to, ptrdiff_t from) {
         for (ptrdiff_t i = 0; i < count; ++i) sum[to][i] += sum[from][i], weight[to][i] += weight[from][i];
     }
 
+    // To the sums of the first chunk those of the others.
+    void add_chunks() {
+        double total[width], total_weight[width];
+        std::copy_n(sum[0], count, total), std::copy_n(weight[0], count, total_weight);
+        for (ptrdiff_t j = chunk; j < n; j += chunk) {
+            add_rows(j, std::min(chunk, n - j));
+            for (ptrdiff_t i = 0; i < count; ++i) total[i] += sum[0][i], total_weight[i] += weight[0][i];
+        }
+        std::copy_n(total, count, sum[0]), std::copy_n(total_weight, count, weight[0]);
+    }
+
     // False where the mean of a column is not finite.
     bool means() {
         references();
-        std::fill_n(total, count, 0.0), std::fill_n(total_weight, count, 0.0);
-        for (ptrdiff_t j = 0; j < n; j += chunk) add_rows(j, std::min(chunk, n - j));
-        double *of = mean, *v = v_r, *t = total, *w = total_weight;
-        float *high = c, *low = rest;
+        add_rows(0, std::min(chunk, n));
+        if (n > chunk) add_chunks();
+        double *of = mean, *v = v_r, *s = sum[0], *w = weight[0];
         int64_t finite = 1;
 #pragma omp simd reduction(& : finite)
         for (ptrdiff_t i = 0; i < count; ++i) {
-            of[i] = t[i] / w[i];
-            put(high[i], low[i], v[i], of[i]);
+            of[i] = s[i] / w[i];
             finite &= of[i] - of[i] == 0 ? 1 : 0;
         }
+        if (n <= few) return finite != 0;
+        float *high = c, *low = rest;
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < count; ++i) put(high[i], low[i], v[i], of[i]);
         return finite != 0;
     }
 

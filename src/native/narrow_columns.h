@@ -1,0 +1,66 @@
+// Few columns side by side, of many blocks: the blocks are laid beside each other in scratch, as a wider one.
+#pragma once
+#include "long_rows.h"
+
+namespace {
+
+constexpr ptrdiff_t packed = 1536;  // elements at a time
+
+// A tile of their own would be all beginning and end. (Wide and long enough ones are computed faster than copied.)
+template <class T>
+bool are_narrow(const Rows& r) {
+    ptrdiff_t most = r.after < 16 ? packed / 2 : 1152 / static_cast<ptrdiff_t>(sizeof(T));
+    return has_narrow_blocks(r) && r.n * r.after <= most;
+}
+
+// A call of memcpy for so few would take longer.
+template <class T>
+[[gnu::always_inline]] inline void copy_few(const T* x, T* y, ptrdiff_t n) {
+    ptrdiff_t i = 0;
+    for (; i + 16 <= n; i += 16) __builtin_memcpy(y + i, x + i, 16 * sizeof(T));
+    for (; i < n; ++i) y[i] = x[i];
+}
+
+// The j-th elements of all blocks, one block after the other, become row j of y.
+template <class T>
+void pack(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t blocks) {
+    for (ptrdiff_t b = 0; b < blocks; ++b)
+        for (ptrdiff_t j = 0; j < n; ++j, x += after) {
+            fetch<false>(x + block, after);
+            copy_few(x, y + (j * blocks + b) * after, after);
+        }
+}
+
+// And back.
+template <class T>
+void unpack(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t blocks) {
+    for (ptrdiff_t b = 0; b < blocks; ++b)
+        for (ptrdiff_t j = 0; j < n; ++j, y += after) {
+            fetch<true>(y + block, after);
+            copy_few(x + (j * blocks + b) * after, y, after);
+        }
+}
+
+// From a whole block on.
+template <Function function, class T, Kernel of_columns>
+bool narrow_columns(const Rows& r) {
+    T x[packed], y[packed], v[vectors(function) > 0 ? packed : 1], u[vectors(function) > 1 ? packed : 1];
+    ptrdiff_t n_results = function == LOGSUMEXP ? 1 : r.n;
+    bool invalid = false;
+    for (ptrdiff_t first = r.first, count; first < r.first + r.count; first += count) {
+        count = std::min(packed / (r.n * r.after) * r.after, r.first + r.count - first);
+        auto pack_from = [&](const void* a, T* to) { pack(static_cast<const T*>(a) + first * r.n, to, r.n, r.after, count / r.after); };
+        pack_from(r.x, x);
+        if constexpr (vectors(function) > 0) pack_from(r.v, v);
+        if constexpr (vectors(function) > 1) pack_from(r.u, u);
+        Rows part = r;
+        part.x = x, part.v = v, part.u = u, part.y = y;
+        part.first = 0, part.count = part.after = count;
+        if (r.temperature) part.temperature = r.temperature + first * r.temperature_stride;
+        invalid |= of_columns(part);
+        unpack(y, static_cast<T*>(r.y) + first * n_results, n_results, r.after, count / r.after);
+    }
+    return invalid;
+}
+
+}  // namespace
