@@ -49,6 +49,13 @@ struct Call {
         temperature += rows * stride;
     }
 
+    void rows(ptrdiff_t count) {
+        if (n <= short_row_of<function, T>) short_rows<true>(count);
+        else if (n <= middle_row<T>) short_rows<false>(count);
+        else if constexpr (function == SOFTMAX) long_softmax(count);
+        else long_logs(count);
+    }
+
     void long_logs(ptrdiff_t count) {
         Rate<T> rate(*temperature);
         Inverse<T> inverse(*temperature);
@@ -92,13 +99,20 @@ struct Call {
         Block some_rows;
         Rate<Work> rate(*temperature);
         Inverse<Work> inverse(*temperature);
-        for (ptrdiff_t left = count; left > 0;) {
+        for (ptrdiff_t left = count, next_try = count; left > 0;) {
             if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
             ptrdiff_t some = std::min(left, stride ? 1 : block / n), tame;
             if constexpr (function == SOFTMAX) {
                 tame = some_rows.tame_powers(x, some * n, rate, y) ? some : 0;
                 for (ptrdiff_t r = 0; r < tame; ++r, advance(1)) some_rows.softmax(r * n, y, n);
             } else {
+                if (left <= next_try) {
+                    if (ptrdiff_t done = side_by_side<is_short, Types...>(stride ? 1 : left)) {
+                        advance(done), left -= done;
+                        continue;
+                    }
+                    next_try = left - 2 * block;  // where a row is not tame, the next ones may not be either
+                }
                 tame = tame_logs(some_rows, stride ? 1 : left, rate);
                 for (ptrdiff_t r = 0; r < tame; ++r, advance(1))
                     put(some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
@@ -110,6 +124,23 @@ struct Call {
             else long_logs(some);  // some of them may be tame
             left -= some;
         }
+    }
+
+    // Of rows of a few elements, the first ones are computed as columns, which takes less than a sum at a time: returns how many.
+    template <bool is_short, class... Types>
+    ptrdiff_t side_by_side(ptrdiff_t count) {
+        constexpr ptrdiff_t narrow_row = sizeof(T) == 8 ? 15 : 7, width = 128;
+        if (!is_short || n > narrow_row || count < lanes) return 0;
+        alignas(64) T columns[narrow_row * width], results[narrow_row * width], column[narrow_row];
+        count = std::min(count, width);
+        for (ptrdiff_t r = 0; r < count; ++r)
+            for (ptrdiff_t j = 0; j < n; ++j) columns[j * width + r] = x[r * n + j];
+        if (!tame_columns<function, T, true, Types...>(columns, results, n, width, count, *temperature, column)) return 0;
+        if constexpr (function == LOGSUMEXP) std::copy_n(results, count, y);
+        else
+            for (ptrdiff_t r = 0; r < count; ++r)
+                for (ptrdiff_t j = 0; j < n; ++j) y[r * n + j] = results[j * width + r];
+        return count;
     }
 
     // The logarithms of the first rows, as far as they are tame, and not more than go well together: returns how many. They take
@@ -151,10 +182,7 @@ struct Call {
 template <Function function, class T>
 bool contiguous_rows(const Rows& r) {
     Call<function, T> call(r);
-    if (r.n <= short_row_of<function, T>) call.template short_rows<true>(r.count);
-    else if (r.n <= middle_row<T>) call.template short_rows<false>(r.count);
-    else if constexpr (function == SOFTMAX) call.long_softmax(r.count);
-    else call.long_logs(r.count);
+    call.rows(r.count);
     return call.invalid;
 }
 
@@ -180,7 +208,6 @@ bool gathered_columns(const Rows& r, const T* x, T* y, ptrdiff_t count, const do
 // Short rows of 16-bit floats, some at a time.
 template <Function function, class Half>
 bool short_half_rows(const Rows& r) {
-    using Precision = ShortHalf<function, Half>;
     constexpr ptrdiff_t n_results = function == LOGSUMEXP ? 1 : short_row;
     float x[block * short_row / 8], y[block * n_results / 8];
     bool invalid = false;
@@ -190,7 +217,8 @@ bool short_half_rows(const Rows& r) {
         widen(static_cast<const Half*>(r.x) + i * r.n, x, some * r.n);
         Rows rows{x, y, some, r.n, r.temperature + i * r.temperature_stride, r.temperature_stride};
         Call<function, float> call(rows);
-        call.template short_rows<true, typename Precision::Work, typename Precision::Result>(some);
+        if constexpr (function == SOFTMAX) call.template short_rows<true, float, Half>(some);
+        else call.rows(some);
         invalid |= call.invalid;
         narrow(y, static_cast<Half*>(r.y) + i * n, some * n);
     }

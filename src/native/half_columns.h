@@ -12,8 +12,8 @@ template <Function function, class Half>
 bool short_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
     alignas(64) float tile[short_row * half_width], results[short_row * half_width], column[short_row];
     for (ptrdiff_t j = 0; j < n; ++j) widen(x + j * after, tile + j * count, count);
-    using Precision = ShortHalf<function, Half>;
-    auto of_tile = tame_columns<function, float, true, typename Precision::Work, typename Precision::Result>;
+    auto of_tile = tame_columns<function, float, true>;
+    if constexpr (function == SOFTMAX) of_tile = tame_columns<SOFTMAX, float, true, float, Half>;
     if (!of_tile(tile, results, n, count, count, temperature, column)) return false;
     for (ptrdiff_t j = 0; j < (function == LOGSUMEXP ? 1 : n); ++j) narrow(results + j * count, y + j * after, count);
     return true;

@@ -27,10 +27,10 @@ double half_reference(const Half* p, const Half* v, ptrdiff_t n) {
     return adds_exactly<Half> ? 0 : static_cast<float>(v[first_with_weight(p, n)]);
 }
 
-// p * (v - v_r).
+// sum + p * (v - v_r).
 template <class Half>
-[[gnu::always_inline]] inline double half_term(float p, float v, double v_r) {
-    return adds_exactly<Half> ? static_cast<double>(p * v) : p * (v - v_r);
+[[gnu::always_inline]] inline double plus_term(double sum, float p, float v, double v_r) {
+    return adds_exactly<Half> ? sum + p * v : fma(double{p}, v - v_r, sum);
 }
 
 // The sums of p * (v - v_r) and of p. The last vector goes over some again, which do not count then.
@@ -47,7 +47,7 @@ Weighted half_weighted(const Half* p, const Half* v, ptrdiff_t n, double v_r) {
         widen(p + i, w, lanes);
         widen(v + i, x, lanes);
 #pragma omp simd
-        for (ptrdiff_t l = 0; l < lanes; ++l) sum[l] += half_term<Half>(w[l], x[l], v_r), weight[l] += w[l];
+        for (ptrdiff_t l = 0; l < lanes; ++l) sum[l] = plus_term<Half>(sum[l], w[l], x[l], v_r), weight[l] += w[l];
     }
     if (i < n) {
         ptrdiff_t last = std::max<ptrdiff_t>(n - lanes, 0), again = i - last;
@@ -56,7 +56,7 @@ Weighted half_weighted(const Half* p, const Half* v, ptrdiff_t n, double v_r) {
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) {
             float counts = l < again ? 0 : w[l];
-            sum[l] += half_term<Half>(counts, x[l], v_r), weight[l] += counts;
+            sum[l] = plus_term<Half>(sum[l], counts, x[l], v_r), weight[l] += counts;
         }
     }
     double weights[lanes];
@@ -97,7 +97,7 @@ bool half_product(const Half* p, const Half* v, Half* y, ptrdiff_t n, int thread
     Weighted all{0, 0};
     add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return half_weighted(p + from, v + from, length, v_r); },
                [&](Weighted part) { all.sum += part.sum, all.weight += part.weight; });
-    double mean = all.sum / all.weight;
+    double mean = mean_of(all);
     if (!std::isfinite(mean)) return false;
     float c, rest;
     put(c, rest, v_r, mean);
@@ -128,7 +128,7 @@ void half_products(const Half* p, const Half* v, Half* y, ptrdiff_t n, ptrdiff_t
         }
 #pragma omp simd
         for (ptrdiff_t r = 0; r < some; ++r) {
-            mean[r] = all[r].sum / all[r].weight;
+            mean[r] = mean_of(all[r]);
             put(c[r], rest[r], v_r[r], mean[r]);
         }
         for (ptrdiff_t r = 0; r < some; ++r) {

@@ -16,13 +16,6 @@ struct Format<Float16> {
 template <>
 struct Format<BFloat16> : Format<Float16> {};
 
-// Short rows become float32. To the powers of softmax the above applies; logarithms are those of float32.
-template <Function function, class Half>
-struct ShortHalf {
-    using Work = std::conditional_t<function == SOFTMAX, float, double>;
-    using Result = std::conditional_t<function == SOFTMAX, Half, float>;
-};
-
 // The sum of e, in 16 lanes.
 inline double half_sum(const float* e, ptrdiff_t n) {
     float sums[lanes] = {};

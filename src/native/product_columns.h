@@ -55,7 +55,7 @@ struct ProductColumns {
 #pragma omp simd
         for (ptrdiff_t i = 0; i < count; ++i) {
             double p_i = p_j[i];
-            s[i] = (is_first ? 0 : s[i]) + p_i * (v_j[i] - reference[i]);
+            s[i] = fma(p_i, v_j[i] - reference[i], is_first ? 0 : s[i]);
             w[i] = (is_first ? 0 : w[i]) + p_i;
         }
     }
@@ -89,18 +89,29 @@ struct ProductColumns {
         std::copy_n(total, count, sum[0]), std::copy_n(total_weight, count, weight[0]);
     }
 
+    int64_t means_of_any() {
+        int64_t finite = 1;
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            mean[i] = mean_of({sum[0][i], weight[0][i]});
+            finite &= std::isfinite(mean[i]);
+        }
+        return finite;
+    }
+
     // False where the mean of a column is not finite.
     bool means() {
         references();
         add_rows(0, std::min(chunk, n));
         if (n > chunk) add_chunks();
         double *of = mean, *v = v_r, *s = sum[0], *w = weight[0];
-        int64_t finite = 1;
-#pragma omp simd reduction(& : finite)
+        int64_t finite = 1, near_1 = 1;
+#pragma omp simd reduction(& : near_1, finite)
         for (ptrdiff_t i = 0; i < count; ++i) {
-            of[i] = s[i] / w[i];
+            of[i] = mean_near_1(s[i], w[i]);
+            near_1 &= is_near_1(w[i]) ? 1 : 0;
             finite &= of[i] - of[i] == 0 ? 1 : 0;
         }
+        if (!near_1) finite = means_of_any();
         if (n <= few) return finite != 0;
         float *high = c, *low = rest;
 #pragma omp simd

@@ -136,16 +136,24 @@ struct Weighted {
     double sum, weight;
 };
 
+// sum / weight, without a division where the weight is near 1: 1 / (1 - e) = (1 + e) (1 + e^2) (1 + e^4) up to e^8.
+[[gnu::always_inline]] inline bool is_near_1(double weight) { return std::fabs(1 - weight) < 0x1p-6; }
+[[gnu::always_inline]] inline double mean_near_1(double sum, double weight) {
+    double e = 1 - weight, square = e * e;
+    return sum * (1 + e) * (fma(square, square, 1.0) * (1 + square));
+}
+inline double mean_of(Weighted all) { return is_near_1(all.weight) ? mean_near_1(all.sum, all.weight) : all.sum / all.weight; }
+
 inline Weighted short_weighted(const float* p, const float* v, ptrdiff_t n, double v_r) {
     double sum = 0, sum_1 = 0, sum_2 = 0, sum_3 = 0, weight = 0, weight_1 = 0, weight_2 = 0, weight_3 = 0;
     ptrdiff_t i = 0;
     for (; i + 4 <= n; i += 4) {
-        sum += p[i] * (v[i] - v_r), weight += p[i];
-        sum_1 += p[i + 1] * (v[i + 1] - v_r), weight_1 += p[i + 1];
-        sum_2 += p[i + 2] * (v[i + 2] - v_r), weight_2 += p[i + 2];
-        sum_3 += p[i + 3] * (v[i + 3] - v_r), weight_3 += p[i + 3];
+        sum = fma(double{p[i]}, v[i] - v_r, sum), weight += p[i];
+        sum_1 = fma(double{p[i + 1]}, v[i + 1] - v_r, sum_1), weight_1 += p[i + 1];
+        sum_2 = fma(double{p[i + 2]}, v[i + 2] - v_r, sum_2), weight_2 += p[i + 2];
+        sum_3 = fma(double{p[i + 3]}, v[i + 3] - v_r, sum_3), weight_3 += p[i + 3];
     }
-    for (; i < n; ++i) sum += p[i] * (v[i] - v_r), weight += p[i];
+    for (; i < n; ++i) sum = fma(double{p[i]}, v[i] - v_r, sum), weight += p[i];
     return {(sum + sum_1) + (sum_2 + sum_3), (weight + weight_1) + (weight_2 + weight_3)};
 }
 
@@ -160,7 +168,7 @@ inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) {
             double w = p[i + l];
-            sum[l] += w * (v[i + l] - v_r), weight[l] += w;
+            sum[l] = fma(w, v[i + l] - v_r, sum[l]), weight[l] += w;
         }
     }
     if (i < n) {
@@ -168,7 +176,7 @@ inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) {
             double w = l < again ? 0 : p[last + l];
-            sum[l] += w * (v[last + l] - v_r), weight[l] += w;
+            sum[l] = fma(w, v[last + l] - v_r, sum[l]), weight[l] += w;
         }
     }
     fold_sum<lanes / 2>(sum);
@@ -232,7 +240,7 @@ template <Function function>
 bool fast_row(const float* p, const float* v, float* y, ptrdiff_t n, int threads, Stream<float>* stream) {
     double v_r = v[first_with_weight(p, n)];
     Weighted all = weighted(p, v, n, v_r, threads);
-    double mean = all.sum / all.weight;
+    double mean = mean_of(all);
     if (!std::isfinite(mean)) return false;
     float c, rest;
     put(c, rest, v_r, mean);
@@ -290,11 +298,9 @@ void short_products(const float* p, const float* v, float* y, ptrdiff_t n, ptrdi
             v_r[r] = v[r * n + first_with_weight(p + r * n, n)];
             all[r] = weighted(p + r * n, v + r * n, n, v_r[r], 1);
         }
+        for (ptrdiff_t r = 0; r < some; ++r) mean[r] = mean_of(all[r]);
 #pragma omp simd
-        for (ptrdiff_t r = 0; r < some; ++r) {
-            mean[r] = all[r].sum / all[r].weight;
-            put(c[r], rest[r], v_r[r], mean[r]);
-        }
+        for (ptrdiff_t r = 0; r < some; ++r) put(c[r], rest[r], v_r[r], mean[r]);
         for (ptrdiff_t r = 0; r < some; ++r) {
             ptrdiff_t at = r * n;
             fetch<true>(y + at + some * n, n);
