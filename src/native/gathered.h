@@ -47,18 +47,32 @@ void scatter(const T* x, To* y, ptrdiff_t after, ptrdiff_t n, ptrdiff_t columns)
         for (ptrdiff_t c = j < whole ? wide : 0; c < columns; ++c) y[j * after + c] = static_cast<To>(x[c * n + j]);
 }
 
+// n elements that are `stride` apart; those of 16 bits are converted when they lie together.
+template <class T, class To>
+void gather_strided(const T* x, ptrdiff_t stride, To* y, ptrdiff_t n) {
+    if (stride == 1) return convert(x, y, n);
+    if constexpr (std::is_same_v<T, To>) {
+        for (ptrdiff_t j = 0; j < n; ++j) y[j] = x[j * stride];
+    } else {
+        T part[side * side];
+        for (ptrdiff_t j = 0, some; j < n; j += some) {
+            some = std::min(side * side, n - j);
+            gather_strided(x + j * stride, stride, part, some);
+            convert(part, y + j, some);
+        }
+    }
+}
+
 // Some rows of an array with a layout, from `first` on.
 template <class T, class To>
 void gather_rows(const void* x, const Layout& layout, ptrdiff_t first, To* y, ptrdiff_t n, ptrdiff_t count) {
     ptrdiff_t stride = layout.stride() / static_cast<ptrdiff_t>(sizeof(T)), neighbours = layout.neighbours(sizeof(T));
+    auto row = [&](ptrdiff_t i) { return reinterpret_cast<const T*>(static_cast<const char*>(x) + layout.offset(i)); };
+    if (layout.is_one_row(n)) return gather_strided(row(first), stride, y, n * count);
     for (ptrdiff_t i = 0, some; i < count; i += some) {
-        auto row = reinterpret_cast<const T*>(static_cast<const char*>(x) + layout.offset(first + i));
-        To* to = y + i * n;
-        some = std::min(neighbours - (first + i) % neighbours, count - i);
-        if (some > 1) gather(row, stride, to, n, some);
-        else if (stride == 1) convert(row, to, n);
-        else
-            for (ptrdiff_t j = 0; j < n; ++j) to[j] = static_cast<To>(row[j * stride]);
+        some = neighbours == 1 ? 1 : std::min(neighbours - (first + i) % neighbours, count - i);
+        if (some > 1) gather(row(first + i), stride, y + i * n, n, some);
+        else gather_strided(row(first + i), stride, y + i * n, n);
     }
 }
 

@@ -53,6 +53,12 @@ struct Layout {
         for (int i = ndim - 2; i > 0; --i) sum += row % shape[i] * strides[i], row /= shape[i];
         return ndim > 1 ? sum + row * strides[0] : 0;
     }
+    // Whether all rows of n elements follow one another, with the same stride.
+    bool is_one_row(ptrdiff_t n) const {
+        for (ptrdiff_t i = ndim - 2, whole = n * stride(); i >= 0; whole *= shape[i--])
+            if (strides[i] != whole) return false;
+        return true;
+    }
     // So many rows lie side by side, as columns do.
     ptrdiff_t neighbours(ptrdiff_t itemsize) const {
         return ndim > 1 && strides[ndim - 2] == itemsize && stride() > itemsize ? shape[ndim - 2] : 1;
