@@ -156,7 +156,7 @@ struct Call {
             if (!rows.tame_powers(from, some * n, rate, function == LOGSUMEXP ? nullptr : y + done * n)) break;
             rows.sums(from, done, some, n, rate);
         }
-        rows.logs(done, rate);
+        rows.logs(done);
         return done;
     }
 
@@ -208,8 +208,8 @@ bool gathered_columns(const Rows& r, const T* x, T* y, ptrdiff_t count, const do
 // Short rows of 16-bit floats, some at a time.
 template <Function function, class Half>
 bool short_half_rows(const Rows& r) {
-    constexpr ptrdiff_t n_results = function == LOGSUMEXP ? 1 : short_row;
-    float x[block * short_row / 8], y[block * n_results / 8];
+    constexpr ptrdiff_t longest = short_half_row<function>, n_results = function == LOGSUMEXP ? 1 : longest;
+    float x[block * longest / 8], y[block * n_results / 8];
     bool invalid = false;
     for (ptrdiff_t i = r.first, some; i < r.first + r.count; i += some) {
         some = std::min(block / 8, r.first + r.count - i);
@@ -227,7 +227,7 @@ bool short_half_rows(const Rows& r) {
 
 template <Function function, class Half>
 bool all_half_rows(const Rows& r) {
-    if (r.n <= short_row) return short_half_rows<function, Half>(r);
+    if (r.n <= short_half_row<function>) return short_half_rows<function, Half>(r);
     Rate<float> rate(*r.temperature);
     Inverse<float> inverse(*r.temperature);
     bool invalid = false;
@@ -235,7 +235,16 @@ bool all_half_rows(const Rows& r) {
         auto x = static_cast<const Half*>(r.x) + i * r.n;
         auto y = static_cast<Half*>(r.y) + i * (function == LOGSUMEXP ? 1 : r.n);
         if (r.temperature_stride) rate = Rate<float>(r.temperature[i]), inverse = Inverse<float>(r.temperature[i]);
-        if (tame_half_row<function>(x, y, r.n, rate, inverse, r.threads)) continue;
+        bool has_sum = false;
+        if (function != SOFTMAX && r.n <= block) {
+            ptrdiff_t some = r.temperature_stride ? 1 : r.first + r.count - i;
+            ptrdiff_t done = tame_half_logs<function>(x, y, r.n, some, rate, inverse);
+            i += std::max<ptrdiff_t>(done - 1, 0);
+            has_sum = done > 0;
+        } else {
+            has_sum = tame_half_row<function>(x, y, r.n, rate, inverse, r.threads);
+        }
+        if (has_sum) continue;
         float m = half_maximum(x, r.n, r.threads);
         if (std::isfinite(m)) half_row<function>(x, y, r.n, m, rate, inverse, r.threads);
         else invalid |= row_without_maximum<function>(x, y, r.n, m);

@@ -10,7 +10,8 @@ constexpr ptrdiff_t half_width = 256;  // columns at a time
 // Makes a tile of float32 of some columns, and y of what becomes of it.
 template <Function function, class Half>
 bool short_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
-    alignas(64) float tile[short_row * half_width], results[short_row * half_width], column[short_row];
+    constexpr ptrdiff_t longest = short_half_row<function>;
+    alignas(64) float tile[longest * half_width], results[longest * half_width], column[longest];
     for (ptrdiff_t j = 0; j < n; ++j) widen(x + j * after, tile + j * count, count);
     auto of_tile = tame_columns<function, float, true>;
     if constexpr (function == SOFTMAX) of_tile = tame_columns<SOFTMAX, float, true, float, Half>;
@@ -113,7 +114,7 @@ struct HalfColumns {
 // The function of some columns; false where that does not go, and y is as it was. The scratch has room for one.
 template <Function function, class Half>
 bool tame_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, float* scratch) {
-    if (n <= short_row) return short_half_columns<function>(x, y, n, after, count, temperature);
+    if (n <= short_half_row<function>) return short_half_columns<function>(x, y, n, after, count, temperature);
     if (count < 8) return false;
     HalfColumns<Half> tile(x, n, after, count, temperature);
     if (!tile.template sums<function != SOFTMAX>()) return false;

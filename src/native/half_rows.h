@@ -16,22 +16,29 @@ struct Format<Float16> {
 template <>
 struct Format<BFloat16> : Format<Float16> {};
 
-// The sum of e, in 16 lanes.
-inline double half_sum(const float* e, ptrdiff_t n) {
-    float sums[lanes] = {};
-    ptrdiff_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
+// Up to these lengths they become rows of float32.
+template <Function function>
+constexpr ptrdiff_t short_half_row = function == SOFTMAX ? short_row : 31;
+
+// Sixteen powers, or the first n of them, each to its lane.
+template <bool whole, bool stores, bool with_largest, class Half>
+[[gnu::always_inline]] inline void add_half_powers(const float* x, float* e, ptrdiff_t n, Rate<float> rate, float* sum, float* largest,
+                                                   Magnitude<float>* farthest) {
 #pragma omp simd
-        for (ptrdiff_t l = 0; l < lanes; ++l) sums[l] += e[i + l];
+    for (ptrdiff_t l = 0; l < lanes; ++l) {
+        bool exists = whole || l < n;
+        float v = exists ? x[l] : 0;
+        Magnitude<float> far = magnitude(v);
+        farthest[l] = far > farthest[l] ? far : farthest[l];
+        if (with_largest && exists) largest[l] = v > largest[l] ? v : largest[l];
+        float p = power<Half>(v, rate).value;
+        if (stores && exists) e[l] = p;
+        sum[l] += exists ? p : 0;
     }
-    for (; i < n; ++i) sums[i % lanes] += e[i];
-    double sum = 0;
-    for (float s : sums) sum += s;
-    return sum;
 }
 
-// e = exp(x / T) of a chunk of a tame row, and their sum; with `with_largest`, the largest x too.
-template <class Half, bool with_largest>
+// The sum of exp(x / T) of a chunk, of each block in 16 lanes; with `stores`, they are kept, and with `with_largest`, the largest x too.
+template <class Half, bool stores, bool with_largest>
 struct HalfPowers {
     float largest = -std::numeric_limits<float>::infinity();
     double sum = 0;
@@ -39,21 +46,23 @@ struct HalfPowers {
 
     HalfPowers() = default;
     HalfPowers(const float* x, float* e, ptrdiff_t n, Rate<float> rate) {
-        for (ptrdiff_t i = 0; i < n && tame; i += block) {
-            ptrdiff_t length = std::min(block, n - i);
-            const float* from = x + i;
-            float* to = e + i;
-            Magnitude<float> farthest = 0;
-#pragma omp simd reduction(max : farthest)
-            for (ptrdiff_t j = 0; j < length; ++j) {
-                Magnitude<float> far = magnitude(from[j]);
-                farthest = far > farthest ? far : farthest;
-                to[j] = power<Half>(from[j], rate).value;
-            }
-            tame = farthest <= magnitude(rate.tame);
-            sum += half_sum(to, length);
+        float most[lanes];
+        for (float& m : most) m = largest;
+        for (ptrdiff_t i = 0; i < n && tame;) {
+            ptrdiff_t end = std::min(n, i + block);
+            float sums[lanes] = {};
+            Magnitude<float> farthest[lanes] = {};
+            for (; i + lanes <= end; i += lanes)
+                add_half_powers<true, stores, with_largest, Half>(x + i, e + i, lanes, rate, sums, most, farthest);
+            if (i < end) add_half_powers<false, stores, with_largest, Half>(x + i, e + i, end - i, rate, sums, most, farthest);
+            i = end;
+            fold_maximum<lanes / 2>(farthest);
+            tame = farthest[0] <= magnitude(rate.tame);
+            double of_block = 0;
+            for (float s : sums) of_block += s;
+            sum += of_block;
         }
-        if constexpr (with_largest) largest = maximum(x, n);
+        if constexpr (with_largest) fold_maximum<lanes / 2>(most), largest = most[0];
     }
 };
 
@@ -71,7 +80,7 @@ inline void scale_chunk(float* x, ptrdiff_t n, float scale) {
 // A tame row; false, and nothing written, where it is not, or where one term outweighs all others.
 template <Function function, class Half>
 bool tame_half_row(const Half* x, Half* y, ptrdiff_t n, Rate<float> rate, Inverse<float> inverse, int threads) {
-    using Powers = HalfPowers<Half, function != SOFTMAX>;
+    using Powers = HalfPowers<Half, function == SOFTMAX, function != SOFTMAX>;
     alignas(64) float kept[chunk];  // the powers of a row of one chunk
     bool keeps = n <= chunk;
     std::atomic<bool> tame = true;
@@ -119,6 +128,44 @@ bool tame_half_row(const Half* x, Half* y, ptrdiff_t n, Rate<float> rate, Invers
         });
     }
     return true;
+}
+
+// The logarithms of the first rows, not longer than a block, as far as they are tame, some at a time, since a logarithm takes a
+// while: returns how many.
+template <Function function, class Half>
+ptrdiff_t tame_half_logs(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t count, Rate<float> rate, Inverse<float> inverse) {
+    constexpr ptrdiff_t together = 4096, most = together / short_half_row<function>;
+    alignas(64) float part[together], *none = nullptr, max[most], top[most], tail[most];
+    alignas(64) double sum[most], low[most], equal[most];
+    const ptrdiff_t at_a_time = block / n;
+    count = std::min(count, together / n);
+    for (ptrdiff_t r = 0; r < count; ++r) {
+        if (r % at_a_time == 0) widen(x + r * n, part + r * n, std::min(at_a_time, count - r) * n);
+        HalfPowers<Half, false, true> row(part + r * n, none, n, rate);
+        if (!row.tame) count = r;
+        else max[r] = row.largest, sum[r] = row.sum, low[r] = equal[r] = 0;
+    }
+#pragma omp simd
+    for (ptrdiff_t r = 0; r < count; ++r) put(top[r], tail[r], power<Half>(max[r], rate));
+    for (ptrdiff_t r = 0; r < count; ++r) {
+        if (!outweighs<Half>(Power<float>{top[r], 0}, sum[r])) continue;
+        float* row = part + r * n;
+        Pair others = sum_of_powers<SMALLER, float>(row, none, n, max[r], Shift<float>::none(), rate, 1);
+        sum[r] = others.high, low[r] = others.low, equal[r] = static_cast<double>(count_equal(row, n, max[r]));
+        put(top[r], tail[r], power<float>(max[r], rate));
+    }
+#pragma omp simd
+    for (ptrdiff_t r = 0; r < count; ++r) to_log<float, true>(sum[r], low[r], equal[r], Power<float>{top[r], tail[r]});
+    for (ptrdiff_t r = 0; r < count; ++r) {
+        if constexpr (function == LOGSUMEXP) {
+            y[r] = Half(shifted(max[r], {sum[r], low[r]}));
+        } else {
+            float* row = part + r * n;
+            log_softmax_chunk(row, row, n, max[r], inverse, static_cast<float>(sum[r]));
+            narrow(row, y + r * n, n);
+        }
+    }
+    return count;
 }
 
 // Any row with a maximum m: its partition and its results.

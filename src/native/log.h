@@ -63,7 +63,7 @@ template <class Result, class T>
 // Whether the sum of all terms does not tell that of the others well enough: it may lose 10 bits, which 16-bit results have not.
 template <class Result, class T>
 inline bool outweighs(Power<T> largest, double sum) {
-    constexpr double least = sizeof(Result) == 2 ? 2 : 1 + 0x1p-10;
+    constexpr double least = sizeof(Result) == 2 ? 1 + 0x1p-4 : 1 + 0x1p-10;
     return !(sum >= least * largest.value);
 }
 

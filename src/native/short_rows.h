@@ -56,6 +56,7 @@ struct ShortRows {
     alignas(64) Work e[block + lanes], tail[block + lanes], rest[block];
     alignas(64) T max[block];  // of each row, and its logarithm
     alignas(64) double high[block], low[block], equal[block];
+    alignas(64) Work top[block], top_tail[block];  // the power of the largest
 
     static T maximum(const T* x, ptrdiff_t n) { return is_short ? short_maximum(x, n) : ::maximum(x, n); }
 
@@ -107,22 +108,21 @@ struct ShortRows {
     // Of tame rows, whose powers are there: the largest element, and the sum of the others where it outweighs them, or of all.
     // They are kept as those of rows from `first` on.
     void sums(const T* x, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate) {
-        Work top[block];
         for (ptrdiff_t r = 0; r < rows; ++r) {
             max[first + r] = maximum(x + r * n, n);
             put(first + r, Sum{sum(r * n, n), 0});
         }
 #pragma omp simd
-        for (ptrdiff_t r = 0; r < rows; ++r) top[r] = power<T>(static_cast<Work>(max[first + r]), rate).value;
+        for (ptrdiff_t r = first; r < first + rows; ++r) ::put(top[r], top_tail[r], power<T>(static_cast<Work>(max[r]), rate));
         for (ptrdiff_t r = 0; r < rows; ++r)
-            if (outweighs<T>(Power<Work>{top[r], 0}, high[first + r])) put(first + r, others(r * n, x + r * n, n, max[first + r]));
+            if (outweighs<T>(Power<Work>{top[first + r], 0}, high[first + r]))
+                put(first + r, others(r * n, x + r * n, n, max[first + r]));
     }
 
     // Makes of the sums log(sum(exp((x - max) / T))), in high + low.
-    void logs(ptrdiff_t rows, Rate<Work> rate) {
+    void logs(ptrdiff_t rows) {
 #pragma omp simd
-        for (ptrdiff_t r = 0; r < rows; ++r)
-            to_log<T, true>(high[r], low[r], equal[r], power<T>(static_cast<Work>(max[r]), rate));
+        for (ptrdiff_t r = 0; r < rows; ++r) to_log<T, true>(high[r], low[r], equal[r], Power<Work>{top[r], top_tail[r]});
     }
 
     // The same of any short row, m its largest element.
