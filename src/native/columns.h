@@ -10,7 +10,7 @@ template <class T, bool is_short, class Working = std::conditional_t<is_short, d
 struct Columns {
     using Work = Working;
     using Bits = typename Format<T>::Bits;
-    static constexpr bool wider = sizeof(Result) < sizeof(Work);
+    static constexpr bool wider = sizeof(Result) < sizeof(Work), wider_work = sizeof(T) < sizeof(Work);
     static constexpr ptrdiff_t width = is_short ? 256 : 1024, lanes = is_short ? 4 : 16, kept = is_short ? short_row : 1;
 
     // So many columns of n elements go well together: the powers of short ones should stay near.
@@ -33,9 +33,10 @@ struct Columns {
     // The powers and their sums; false where a column is not tame.
     template <bool keep, bool with_largest>
     bool powers(T* y) {
-        for (ptrdiff_t c = 0; c < count; ++c) largest[c] = -std::numeric_limits<T>::infinity(), sum[c] = sum_low[c] = 0;
-        bool tame = true;
-        for (ptrdiff_t j = 0; j < n && tame; j += chunk) {
+        if (with_largest) std::fill_n(largest, count, -std::numeric_limits<T>::infinity());
+        bool tame = add_powers<keep, with_largest>(y, 0, std::min(n, chunk));
+        for (ptrdiff_t c = 0; c < count; ++c) sum[c] = high[0][c], sum_low[c] = wider ? 0 : low[0][c];
+        for (ptrdiff_t j = chunk; j < n && tame; j += chunk) {
             tame = add_powers<keep, with_largest>(y, j, std::min(j + chunk, n));
             for (ptrdiff_t c = 0; c < count; ++c) accumulate(sum[c], sum_low[c], high[0][c], low[0][c]);
         }
@@ -45,27 +46,34 @@ struct Columns {
     // Of the elements from j to end of all columns, with their sums in high[0] + low[0].
     template <bool keep, bool with_largest>
     bool add_powers(T* y, ptrdiff_t j, ptrdiff_t end) {
-        clear_lanes(end - j);
+        used = std::min(lanes, end - j);
+        ptrdiff_t first = j + used;
         Magnitude<T> far = 0;
-        constexpr ptrdiff_t strip = sizeof(Work) == 4 ? 128 : 256;
-        for (; j < end; ++j) {
-            const T* row = x + j * after;
-            T* e = y + j * after;
-            if constexpr (is_short) far = std::max(far, farthest(row, count));  // beside the powers it would be as wide as they are
-            if constexpr (with_largest && !is_short) keep_larger(largest, row, count);
-            for (ptrdiff_t c = 0; c < count; c += strip) {
-                ptrdiff_t length = std::min(strip, count - c);
-                fetch<false>(row + after + c, length);
-                if (keep) fetch<true>(e + after + c, length);
-                far = std::max(far, add_strip<keep, with_largest>(row + c, e + c, j, c, length, rate));
-            }
-        }
+        for (; j < first; ++j) far = std::max(far, add_row<keep, with_largest, true>(y, j));
+        for (; j < end; ++j) far = std::max(far, add_row<keep, with_largest, false>(y, j));
         add_lanes();
         return far <= magnitude(static_cast<T>(rate.tame));
     }
 
+    // Of the j-th elements of all columns, the first of their lane or not.
+    template <bool keep, bool with_largest, bool is_first>
+    Magnitude<T> add_row(T* y, ptrdiff_t j) {
+        constexpr ptrdiff_t strip = sizeof(Work) == 4 ? 128 : 256;
+        const T* row = x + j * after;
+        T* e = y + j * after;
+        Magnitude<T> far = wider_work ? farthest(row, count) : 0;  // beside the powers it would be as wide as they are
+        if constexpr (with_largest && !is_short) keep_larger(largest, row, count);
+        for (ptrdiff_t c = 0; c < count; c += strip) {
+            ptrdiff_t length = std::min(strip, count - c);
+            fetch<false>(row + after + c, length);
+            if (keep) fetch<true>(e + after + c, length);
+            far = std::max(far, add_strip<keep, with_largest, is_first>(row + c, e + c, j, c, length, rate));
+        }
+        return far;
+    }
+
     // Of the j-th elements of some columns, from c on; a copy of the rate is what no store can change.
-    template <bool keep, bool with_largest>
+    template <bool keep, bool with_largest, bool is_first>
     [[gnu::always_inline]] Magnitude<T> add_strip(const T* row, T* e, ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, Rate<Work> rate) {
         double* h = high[j % lanes] + c;
         Work *s = low[j % lanes] + c, *v = value[is_short ? j : 0] + c, *t = tail[is_short ? j : 0] + c;
@@ -74,8 +82,10 @@ struct Columns {
         Magnitude<T> far = 0;
 #pragma omp simd reduction(max : far)
         for (ptrdiff_t i = 0; i < length; ++i) {
-            if constexpr (!is_short) far = magnitude(row[i]) > far ? magnitude(row[i]) : far;
+            if constexpr (!wider_work) far = magnitude(row[i]) > far ? magnitude(row[i]) : far;
             Power<Work> p = power<Result>(static_cast<Work>(row[i]), rate);
+            if constexpr (is_first) h[i] = 0;
+            if constexpr (is_first && !wider) s[i] = 0;
             add_term<Result>(h[i], s[i], p.value, p.tail);
             if constexpr (is_short) v[i] = p.value;
             if constexpr (is_short && !wider) t[i] = p.tail;
@@ -90,12 +100,6 @@ struct Columns {
         return far;
     }
 
-    // The lanes that so many elements use.
-    void clear_lanes(ptrdiff_t length) {
-        used = std::min(lanes, length);
-        for (ptrdiff_t l = 0; l < used; ++l) std::fill_n(high[l], count, 0.0), std::fill_n(low[l], count, Work(0));
-    }
-
     // The sum of all lanes, in high[0] + low[0].
     void add_lanes() {
         for (ptrdiff_t half = lanes / 2; half > 0; half /= 2)
@@ -108,7 +112,7 @@ struct Columns {
     void softmax(T* y) {
         Work by[width], by_low[width];
         for (ptrdiff_t c = 0; c < count; ++c) {
-            Scale<Work> scale(reciprocal({sum[c], sum_low[c]}));
+            Scale<Work> scale = scale_of<Result, Work>({sum[c], sum_low[c]});
             by[c] = scale.high, by_low[c] = scale.low;
         }
         for (ptrdiff_t j = 0; j < n; ++j) {
@@ -155,7 +159,7 @@ struct Columns {
             any |= outweighed[c];
         }
         if (!any) return;
-        clear_lanes(n);
+        for (ptrdiff_t l = 0; l < used; ++l) std::fill_n(high[l], count, 0.0), std::fill_n(low[l], count, Work(0));
         double found[width];
         std::fill_n(found, count, 0.0);
         for (ptrdiff_t j = 0; j < n; ++j) {
@@ -173,7 +177,7 @@ struct Columns {
 #pragma omp simd
         for (ptrdiff_t c = 0; c < count; ++c) {
             bool is = outweighed[c] != 0;
-            sum[c] = is ? high[0][c] : sum[c], sum_low[c] = is ? static_cast<double>(low[0][c]) : sum_low[c];
+            sum[c] = is ? high[0][c] : sum[c], sum_low[c] = is && !wider ? static_cast<double>(low[0][c]) : sum_low[c];
             equal[c] = is ? found[c] : 0;
         }
     }

@@ -187,8 +187,16 @@ inline Pair reciprocal(Pair sum) {
 template <class T>
 struct Scale {
     T high, low;
+    Scale(T high, T low) : high(high), low(low) {}
     explicit Scale(Pair by) : high(static_cast<T>(by.high)), low(static_cast<T>((by.high - high) + by.low)) {}
 };
+
+// 1 / sum, as exact as a Result needs.
+template <class Result, class T>
+[[gnu::always_inline]] inline Scale<T> scale_of(Pair sum) {
+    if constexpr (sizeof(Result) < sizeof(T)) return Scale<T>(1 / static_cast<T>(sum.high), 0);
+    else return Scale<T>(reciprocal(sum));
+}
 
 // 2^32 times larger until the end: a small result's product with `low` would be subnormal, and off by half of its unit.
 template <class T>

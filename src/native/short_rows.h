@@ -96,7 +96,7 @@ struct ShortRows {
 
     void softmax(ptrdiff_t at, T* y, ptrdiff_t n) const {
         const Work *er = e + at, *tr = tail + at;
-        Scale<Work> by(reciprocal(sum(at, n)));
+        Scale<Work> by = scale_of<Result, Work>(sum(at, n));
 #pragma omp simd
         for (ptrdiff_t j = 0; j < n; ++j) {
             if constexpr (wider) y[j] = static_cast<T>(er[j] * by.high);
