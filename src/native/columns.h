@@ -24,7 +24,7 @@ struct Columns {
     alignas(64) Work low[lanes][width];
     alignas(64) double sum[width], sum_low[width];
     alignas(64) T largest[width];  // of the logarithms
-    alignas(64) Work top[width], top_tail[width];  // its power, of short columns
+    alignas(64) Work top[width], top_tail[width];  // its power
     alignas(64) Work value[kept][width], tail[kept][width];  // the powers of short columns; of long ones they go to y, or nowhere
 
     Columns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature)

@@ -107,7 +107,7 @@ struct Call {
                 for (ptrdiff_t r = 0; r < tame; ++r, advance(1)) some_rows.softmax(r * n, y, n);
             } else {
                 if (left <= next_try) {
-                    if (ptrdiff_t done = side_by_side<is_short, Types...>(stride ? 1 : left)) {
+                    if (ptrdiff_t done = side_by_side<is_short>(stride ? 1 : left)) {
                         advance(done), left -= done;
                         continue;
                     }
@@ -127,7 +127,7 @@ struct Call {
     }
 
     // Of rows of a few elements, the first ones are computed as columns, which takes less than a sum at a time: returns how many.
-    template <bool is_short, class... Types>
+    template <bool is_short>
     ptrdiff_t side_by_side(ptrdiff_t count) {
         constexpr ptrdiff_t narrow_row = sizeof(T) == 8 ? 15 : 7, width = 128;
         if (!is_short || n > narrow_row || count < lanes) return 0;
@@ -135,7 +135,7 @@ struct Call {
         count = std::min(count, width);
         for (ptrdiff_t r = 0; r < count; ++r)
             for (ptrdiff_t j = 0; j < n; ++j) columns[j * width + r] = x[r * n + j];
-        if (!tame_columns<function, T, true, Types...>(columns, results, n, width, count, *temperature, column)) return 0;
+        if (!tame_columns<function, T, true>(columns, results, n, width, count, *temperature, column)) return 0;
         if constexpr (function == LOGSUMEXP) std::copy_n(results, count, y);
         else
             for (ptrdiff_t r = 0; r < count; ++r)

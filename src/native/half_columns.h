@@ -88,14 +88,19 @@ struct HalfColumns {
 
     // Makes of the sums their logarithms, relative to the largest; columns where one term outweighs the others go through scratch.
     void logs(float* scratch) {
+        float top[half_width];
+        double low[half_width] = {};
+        bool is_outweighed[half_width];
         for (ptrdiff_t c = 0; c < count; ++c) {
-            Power<float> top = power<Half>(largest[c], rate);
-            if (!outweighs<Half>(top, sum[c])) {
-                sum[c] = log_of<float>({sum[c], 0}, 0, top).high;
-            } else {
-                for (ptrdiff_t j = 0; j < n; ++j) scratch[j] = x[j * after + c];
-                sum[c] = rounded(log_of_rest(scratch, n, largest[c], rate, 1));
-            }
+            top[c] = power<Half>(largest[c], rate).value;
+            is_outweighed[c] = outweighs<Half>(Power<float>{top[c], 0}, sum[c]);
+        }
+#pragma omp simd
+        for (ptrdiff_t c = 0; c < count; ++c) to_log<float, true>(sum[c], low[c], 0, Power<float>{top[c], 0});
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            if (!is_outweighed[c]) continue;
+            for (ptrdiff_t j = 0; j < n; ++j) scratch[j] = x[j * after + c];
+            sum[c] = rounded(log_of_rest(scratch, n, largest[c], rate, 1));
         }
     }
 

@@ -16,7 +16,7 @@ struct Format<Float16> {
 template <>
 struct Format<BFloat16> : Format<Float16> {};
 
-// Up to these lengths they become rows of float32.
+// Up to these lengths they become rows of float32: softmax has their powers as exact as the above, logarithms those of float32.
 template <Function function>
 constexpr ptrdiff_t short_half_row = function == SOFTMAX ? short_row : 31;
 

@@ -32,9 +32,15 @@ struct ProductColumns {
 
     // Of each column the v of the first element that is not negligible.
     void references() {
-        int32_t found[width], all = 0;
-        std::fill_n(found, count, 0);
-        for (ptrdiff_t j = 0; j < n && !all; ++j) {
+        int32_t found[width], all = -1;
+        const float *p_0 = row(p, 0, p_row), *v_0 = row(v, 0, v_row);
+#pragma omp simd reduction(& : all)
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            v_r[i] = v_0[i];
+            found[i] = p_0[i] >= negligible ? -1 : 0;
+            all &= found[i];
+        }
+        for (ptrdiff_t j = 1; j < n && !all; ++j) {
             const float *p_j = row(p, j, p_row), *v_j = row(v, j, v_row);
             all = -1;
 #pragma omp simd reduction(& : all)
