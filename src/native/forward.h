@@ -1,6 +1,7 @@
 // softmax, log_softmax and logsumexp of rows, whatever their length, type, temperature, mask and place in memory.
 #pragma once
 #include "columns.h"
+#include "few_columns.h"
 #include "gathered.h"
 #include "half_columns.h"
 #include "half_rows.h"
@@ -315,6 +316,8 @@ template <Function function, class T, bool is_short>
 bool columns(const Rows& r) {
     return columns<function, T, contiguous_rows<function, T>>(
         r, Columns<T, is_short>::at_a_time(r.n), [&](const T* x, T* y, ptrdiff_t count, double temperature) {
+            if (count <= few_columns && r.streams)
+                return tame_few_columns<function>(x, y, r.n, r.after, count, temperature, r.threads);
             return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch));
         });
 }

@@ -1,0 +1,96 @@
+// A few columns too long for a cache: chunks of them are gathered, for the sums and once more for the results.
+#pragma once
+#include "gathered.h"
+#include "long_rows.h"
+
+namespace {
+
+constexpr ptrdiff_t few_columns = 7;
+
+inline void tame_chunk(const float* x, float* y, ptrdiff_t n, Rate<float> rate, Scale<float> scale) {
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{power<float>(x[i], rate).value, 0}, scale);
+}
+
+template <class T>
+struct FewColumns {
+    const T* x;
+    ptrdiff_t n, after, count;  // count <= few_columns columns of n elements, `after` apart
+    Rate<T> rate;
+    int threads;
+    Sum<T> sum[few_columns];
+    Pair log[few_columns];
+
+    FewColumns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, int threads)
+        : x(x), n(n), after(after), count(count), rate(temperature), threads(threads) {}
+
+    struct Sums {
+        Sum<T> of[few_columns];
+    };
+
+    // The sums of the powers; false where a column is not tame.
+    template <bool with_largest>
+    bool sum_up() {
+        add_chunks(n, threads,
+            [&](ptrdiff_t from, ptrdiff_t length) {
+                T part[few_columns * chunk], *none = nullptr;
+                gather(x + from * after, after, part, length, count);
+                Sums sums;
+                for (ptrdiff_t c = 0; c < count; ++c)
+                    sums.of[c] = sum_of_chunk<TAME, with_largest, T>(part + c * length, none, none, length, T(0), Shift<T>::none(), rate);
+                return sums;
+            },
+            [&](const Sums& part) {
+                for (ptrdiff_t c = 0; c < count; ++c) {
+                    accumulate(sum[c].sum.high, sum[c].sum.low, part.of[c].sum.high, part.of[c].sum.low);
+                    keep_larger(&sum[c].largest, &part.of[c].largest, 1);
+                    sum[c].tame = sum[c].tame && part.of[c].tame;
+                }
+            });
+        return std::all_of(sum, sum + count, [](const Sum<T>& s) { return s.tame && s.sum.high < Format<T>::tame_sum; });
+    }
+
+    // The logarithms, relative to the largest; false where that of a column takes more than its sum.
+    bool logs() {
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            Power<T> top = power<T>(sum[c].largest, rate);
+            if (outweighs<T>(top, sum[c].sum.high)) return false;
+            log[c] = log_of<T>(sum[c].sum, 0, top);
+        }
+        return true;
+    }
+
+    // Of each chunk of each column, y is what of_chunk(chunk, length, c) makes of it.
+    template <class OfChunk>
+    void put(T* y, OfChunk of_chunk) const {
+        each_chunk(n, threads, [=, *this](ptrdiff_t from, ptrdiff_t length) {
+            T part[few_columns * chunk];
+            gather(x + from * after, after, part, length, count);
+            for (ptrdiff_t c = 0; c < count; ++c) of_chunk(part + c * length, length, c);
+            scatter(part, y + from * after, after, length, count);
+        });
+    }
+};
+
+// The function of a few columns; false, and nothing written, where that does not go.
+template <Function function, class T>
+bool tame_few_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, int threads) {
+    FewColumns<T> few(x, n, after, count, temperature, threads);
+    if (!few.template sum_up<function != SOFTMAX>()) return false;
+    if (function != SOFTMAX && !few.logs()) return false;
+    if constexpr (function == SOFTMAX) {
+        few.put(y, [&](T* part, ptrdiff_t length, ptrdiff_t c) {
+            tame_chunk(part, part, length, few.rate, Scale<T>(reciprocal(few.sum[c].sum)));
+        });
+    } else if constexpr (function == LOG_SOFTMAX) {
+        Inverse<T> inverse(temperature);
+        few.put(y, [&](T* part, ptrdiff_t length, ptrdiff_t c) {
+            log_softmax_chunk(part, part, length, few.sum[c].largest, inverse, static_cast<T>(rounded(few.log[c])));
+        });
+    } else {
+        for (ptrdiff_t c = 0; c < count; ++c) y[c] = shifted(few.sum[c].largest, few.log[c]);
+    }
+    return true;
+}
+
+}  // namespace
