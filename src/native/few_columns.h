@@ -41,11 +41,7 @@ struct FewColumns {
                 return sums;
             },
             [&](const Sums& part) {
-                for (ptrdiff_t c = 0; c < count; ++c) {
-                    accumulate(sum[c].sum.high, sum[c].sum.low, part.of[c].sum.high, part.of[c].sum.low);
-                    keep_larger(&sum[c].largest, &part.of[c].largest, 1);
-                    sum[c].tame = sum[c].tame && part.of[c].tame;
-                }
+                for (ptrdiff_t c = 0; c < count; ++c) sum[c].add(part.of[c]);
             });
         return std::all_of(sum, sum + count, [](const Sum<T>& s) { return s.tame && s.sum.high < Format<T>::tame_sum; });
     }

@@ -130,9 +130,9 @@ struct Call {
     // Of rows of a few elements, the first ones are computed as columns, which takes less than a sum at a time: returns how many.
     template <bool is_short>
     ptrdiff_t side_by_side(ptrdiff_t count) {
-        constexpr ptrdiff_t narrow_row = sizeof(T) == 8 ? 15 : 7, width = 128;
-        if (!is_short || n > narrow_row || count < lanes) return 0;
-        alignas(64) T columns[narrow_row * width], results[narrow_row * width], column[narrow_row];
+        constexpr ptrdiff_t longest = sizeof(T) == 8 ? 15 : 7, width = 128;
+        if (!is_short || n > longest || count < lanes) return 0;
+        alignas(64) T columns[longest * width], results[longest * width], column[longest];
         count = std::min(count, width);
         for (ptrdiff_t r = 0; r < count; ++r)
             for (ptrdiff_t j = 0; j < n; ++j) columns[j * width + r] = x[r * n + j];
@@ -232,20 +232,15 @@ bool all_half_rows(const Rows& r) {
     Rate<float> rate(*r.temperature);
     Inverse<float> inverse(*r.temperature);
     bool invalid = false;
-    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
+    for (ptrdiff_t i = r.first, done; i < r.first + r.count; i += done) {
         auto x = static_cast<const Half*>(r.x) + i * r.n;
         auto y = static_cast<Half*>(r.y) + i * (function == LOGSUMEXP ? 1 : r.n);
         if (r.temperature_stride) rate = Rate<float>(r.temperature[i]), inverse = Inverse<float>(r.temperature[i]);
-        bool has_sum = false;
-        if (function != SOFTMAX && r.n <= block) {
-            ptrdiff_t some = r.temperature_stride ? 1 : r.first + r.count - i;
-            ptrdiff_t done = tame_half_logs<function>(x, y, r.n, some, rate, inverse);
-            i += std::max<ptrdiff_t>(done - 1, 0);
-            has_sum = done > 0;
-        } else {
-            has_sum = tame_half_row<function>(x, y, r.n, rate, inverse, r.threads);
-        }
-        if (has_sum) continue;
+        if (function != SOFTMAX && r.n <= block)
+            done = tame_half_logs<function>(x, y, r.n, r.temperature_stride ? 1 : r.first + r.count - i, rate, inverse);
+        else done = tame_half_row<function>(x, y, r.n, rate, inverse, r.threads);
+        if (done > 0) continue;
+        done = 1;
         float m = half_maximum(x, r.n, r.threads);
         if (std::isfinite(m)) half_row<function>(x, y, r.n, m, rate, inverse, r.threads);
         else invalid |= row_without_maximum<function>(x, y, r.n, m);

@@ -60,7 +60,7 @@ template <class Result, class T>
     }
 }
 
-// Whether the sum of all terms does not tell that of the others well enough: it may lose 10 bits, which 16-bit results have not.
+// Whether the sum of all terms does not tell that of the others well enough: it may lose 10 bits, and 4 for a result of 16.
 template <class Result, class T>
 inline bool outweighs(Power<T> largest, double sum) {
     constexpr double least = sizeof(Result) == 2 ? 1 + 0x1p-4 : 1 + 0x1p-10;

@@ -123,6 +123,12 @@ struct Sum {
     Pair sum{0, 0};
     bool tame = true;
     T largest = -std::numeric_limits<T>::infinity();
+
+    void add(const Sum& part) {
+        accumulate(sum.high, sum.low, part.sum.high, part.sum.low);
+        keep_larger(&largest, &part.largest, 1);
+        tame = tame && part.tame;
+    }
 };
 
 // Sixteen powers, or the first n of them, each to its lane.
@@ -202,9 +208,8 @@ template <Terms terms, bool with_largest, class Result, class T>
                 return sum_of_chunk<terms, with_largest, Result>(x + from, y ? y + from : y, tails, length, m, shift, rate);
             },
             [&](const Sum<T>& part) {
-                accumulate(row.sum.high, row.sum.low, part.sum.high, part.sum.low);
-                keep_larger(&row.largest, &part.largest, 1);
-                if (!part.tame) row.tame = false, go_on.store(false, std::memory_order_relaxed);
+                row.add(part);
+                if (!part.tame) go_on.store(false, std::memory_order_relaxed);
             });
     }
     if (terms == TAME) row.tame = row.tame && row.sum.high < Format<T>::tame_sum;
