@@ -18,10 +18,10 @@ from fastsoftmax._arguments import (
 from fastsoftmax._loss_rows import Block, Losses, Total
 from fastsoftmax._losses import Reduction, check_reduction, divisor
 
-_BLOCK = 46 << 20  # bytes of logits that exist at a time
+_BLOCK = 47 << 20  # bytes of logits that exist at a time
 _CLASSES = 40 << 20  # the same where blocks are of classes: BLAS takes more of its own there
 _ROWS = 4096  # a block of classes has as many rows, if there are: products of few rows are slow
-_TILE = 3 << 20  # bytes of the gradient of the weight that are added up at a time, in a cache
+_TILE = 3 << 19  # bytes of the gradient of the weight that are added up at a time, in a cache
 
 
 def linear_cross_entropy(
@@ -77,7 +77,7 @@ def linear_cross_entropy(
 
     Notes
     -----
-    The products are NumPy's, and rounded as these are. 46 MiB of logits exist at a time, or those
+    The products are NumPy's, and rounded as these are. 47 MiB of logits exist at a time, or those
     of one row, and their gradient takes their place. Of float32 and below, a loss alone to indices
     takes blocks of classes instead of rows: 40 MiB, or a class of 4096 rows. The method, for GPUs:
     P.-L. Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989;
@@ -138,8 +138,7 @@ def linear_cross_entropy(
     by_class = not add and losses.are_indices and not losses.smoothing and working.itemsize == 4
     least, at_once = (_ROWS, _CLASSES) if by_class else (1, max(_BLOCK, n * working.itemsize))
     at_once //= working.itemsize  # logits
-    blocks = -(-len(rows) // max(least, at_once // n))
-    step = max(1, -(-len(rows) // max(1, blocks)))  # of equal size: products of few rows are slow
+    step = _rows_at_a_time(len(rows), max(least, at_once // n))
     scratch = np.empty(min(step * n, max(step, at_once)), working)
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
@@ -160,6 +159,12 @@ def linear_cross_entropy(
         mean = dtype.type(np.divide(sum_of_losses.value, total))
     result = each.reshape(batch)[()] if reduction == "none" else mean
     return (result, add.finished()) if add else result
+
+
+def _rows_at_a_time(rows: int, most: int) -> int:
+    """Blocks of nearly equal size, for products of few rows are slow, and of whole registers."""
+    blocks = max(1, -(-rows // most))
+    return min(-(-rows // (16 * blocks)) * 16, most, max(1, rows))
 
 
 def _product(x: Array, w: Array, b: Array | None, scratch: Array) -> Array:
