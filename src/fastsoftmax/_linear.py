@@ -163,8 +163,9 @@ def linear_cross_entropy(
 
 def _rows_at_a_time(rows: int, most: int) -> int:
     """Blocks of nearly equal size, for products of few rows are slow, and of whole registers."""
-    blocks = max(1, -(-rows // most))
-    return min(-(-rows // (16 * blocks)) * 16, most, max(1, rows))
+    rows = max(1, rows)
+    blocks = -(-rows // most)
+    return min(-(-rows // (16 * blocks)) * 16, most, rows)
 
 
 def _product(x: Array, w: Array, b: Array | None, scratch: Array) -> Array:
