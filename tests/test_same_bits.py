@@ -275,3 +275,50 @@ def test_a_few_columns_too_long_for_a_cache(
         x[77, 3] = top
         rows = FUNCTIONS[name](np.ascontiguousarray(x.T))
         assert_same_bits(FUNCTIONS[name](x, axis=0), rows.T)
+
+
+@every_function
+@every_float
+def test_a_strided_row_too_long_to_be_gathered(
+    name: str, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    """Rows of more than 512 KiB; of logsumexp tame ones go by chunks, see far_row."""
+    x = cast(rng.standard_normal(((1 << 19) // dtype.itemsize + 3, 2)), dtype)[:, 0]
+    for top in (1, 61, 3e4):
+        x[77] = top
+        assert_same_bits(FUNCTIONS[name](x), FUNCTIONS[name](x.copy()))
+        neighbours = np.repeat(x[:, None], 3, axis=1)
+        assert_same_bits(FUNCTIONS[name](neighbours.T), FUNCTIONS[name](neighbours.T.copy()))
+
+
+@every_float
+@pytest.mark.parametrize("product", [fsm.softmax_vjp, fsm.log_softmax_jvp])
+def test_products_of_long_rows_whose_elements_lie_apart(
+    product: Any, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    """Few columns, and strided rows, go by chunks; if their mean is not finite, gathered."""
+    n = (1 << 19) // dtype.itemsize + 3
+    p = fsm.softmax(cast(3 * rng.standard_normal((3, n)), dtype))
+    v = cast(rng.standard_normal((3, n)), dtype)
+    for first, value in ((0, 1), (1, np.inf)):
+        p[0, first] = 0  # does not count
+        v[0, first] = value
+        expected = product(p, v)
+        pairs = [np.repeat(a, 2, axis=1)[:, ::2] for a in (p, v)]
+        assert_same_bits(product(*pairs), expected)
+        assert_same_bits(product(p, pairs[1]), expected)
+        columns = [np.ascontiguousarray(a.T) for a in (p, v)]
+        assert_same_bits(product(*columns, axis=0), expected.T)
+        middle = [np.stack([a, a[::-1].copy()]) for a in columns]
+        got = product(*middle, axis=1, out=middle[1])
+        assert_same_bits(got[0], expected.T)
+        assert_same_bits(got[1, ::-1], expected.T)
+
+
+def test_a_constant_vector_has_no_product(rng: np.random.Generator) -> None:
+    """Not even one of -0, in any layout: what rounding leaves of the mean is not its sign."""
+    for n in (100, 1000, 300_000):
+        p = fsm.softmax(rng.standard_normal((2, n)).astype(np.float16))
+        v = np.full_like(p, 0.7)
+        assert_same_bits(fsm.softmax_vjp(p, v), np.zeros_like(p))
+        assert_same_bits(fsm.softmax_vjp(p.T.copy(), v.T.copy(), axis=0), np.zeros_like(p.T))

@@ -7,6 +7,13 @@ namespace {
 
 constexpr ptrdiff_t few_columns = 7;
 
+// visit(c, from, length) for some elements of each of `count` columns, few enough for all to stay in the first-level cache.
+template <class Visit>
+void each_block(ptrdiff_t first, ptrdiff_t n, ptrdiff_t count, Visit visit) {
+    for (ptrdiff_t from = first; from < first + n; from += block)
+        for (ptrdiff_t c = 0; c < count; ++c) visit(c, from, std::min(block, first + n - from));
+}
+
 inline void tame_chunk(const float* x, float* y, ptrdiff_t n, Rate<float> rate, Scale<float> scale) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{power<float>(x[i], rate).value, 0}, scale);
@@ -33,11 +40,13 @@ struct FewColumns {
     bool sum_up() {
         add_chunks(n, threads,
             [&](ptrdiff_t from, ptrdiff_t length) {
-                T part[few_columns * chunk], *none = nullptr;
-                gather(x + from * after, after, part, length, count);
+                T part[few_columns][chunk], *none = nullptr;
+                each_block(from, length, count, [&](ptrdiff_t c, ptrdiff_t at, ptrdiff_t some) {
+                    gather_strided(x + at * after + c, after, part[c] + (at - from), some);
+                });
                 Sums sums;
                 for (ptrdiff_t c = 0; c < count; ++c)
-                    sums.of[c] = sum_of_chunk<TAME, with_largest, T>(part + c * length, none, none, length, T(0), Shift<T>::none(), rate);
+                    sums.of[c] = sum_of_chunk<TAME, with_largest, T>(part[c], none, none, length, T(0), Shift<T>::none(), rate);
                 return sums;
             },
             [&](const Sums& part) {
@@ -56,14 +65,16 @@ struct FewColumns {
         return true;
     }
 
-    // Of each chunk of each column, y is what of_chunk(chunk, length, c) makes of it.
-    template <class OfChunk>
-    void put(T* y, OfChunk of_chunk) const {
+    // Of some elements of a column, y is what becomes of them in place.
+    template <class InPlace>
+    void put(T* y, InPlace in_place) const {
         each_chunk(n, threads, [=, *this](ptrdiff_t from, ptrdiff_t length) {
-            T part[few_columns * chunk];
-            gather(x + from * after, after, part, length, count);
-            for (ptrdiff_t c = 0; c < count; ++c) of_chunk(part + c * length, length, c);
-            scatter(part, y + from * after, after, length, count);
+            T part[block];
+            each_block(from, length, count, [&](ptrdiff_t c, ptrdiff_t at, ptrdiff_t some) {
+                gather_strided(x + at * after + c, after, part, some);
+                in_place(part, some, c);
+                scatter_strided(part, y + at * after + c, after, some);
+            });
         });
     }
 };

@@ -276,15 +276,24 @@ bool rows_where(const Rows& r) {
     return invalid;
 }
 
-// Rows of an array with a layout, some at a time.
+// Rows of an array with a layout, some at a time; long ones lie where their results will, or go by chunks.
 template <Function function, class T, Kernel of_rows>
 bool strided_rows(const Rows& r) {
     auto scratch = static_cast<T*>(r.scratch);
+    bool is_far = r.n * static_cast<ptrdiff_t>(sizeof(T)) > far_row;
     bool invalid = false;
     for (ptrdiff_t at = r.first, some; at < r.first + r.count; at += some) {
         some = std::min(at_a_time<T>(r.layouts[0], r.n), r.first + r.count - at);
-        gather_rows<T>(r.x, r.layouts[0], at, scratch, r.n, some);
-        Rows part{scratch, static_cast<T*>(r.y) + at * (function == LOGSUMEXP ? 1 : r.n), some, r.n};
+        T* y = static_cast<T*>(r.y) + at * (function == LOGSUMEXP ? 1 : r.n);
+        T* x = is_far && function != LOGSUMEXP ? y : scratch;
+        if constexpr (function == LOGSUMEXP && sizeof(T) > 2) {
+            auto row = reinterpret_cast<const T*>(static_cast<const char*>(r.x) + r.layouts[0].offset(at));
+            ptrdiff_t stride = r.layouts[0].stride() / static_cast<ptrdiff_t>(sizeof(T));
+            double temperature = r.temperature[at * r.temperature_stride];
+            if (is_far && some == 1 && tame_few_columns<function>(row, y, r.n, stride, 1, temperature, r.threads)) continue;
+        }
+        gather_rows<T>(r.x, r.layouts[0], at, x, r.n, some);
+        Rows part{x, y, some, r.n};
         part.temperature = r.temperature + at * r.temperature_stride;
         part.temperature_stride = r.temperature_stride;
         part.threads = r.threads;

@@ -63,6 +63,22 @@ void gather_strided(const T* x, ptrdiff_t stride, To* y, ptrdiff_t n) {
     }
 }
 
+// And back.
+template <class T, class To>
+void scatter_strided(const T* x, To* y, ptrdiff_t stride, ptrdiff_t n) {
+    if (stride == 1) return convert(x, y, n);
+    if constexpr (std::is_same_v<T, To>) {
+        for (ptrdiff_t j = 0; j < n; ++j) y[j * stride] = x[j];
+    } else {
+        To part[side * side];
+        for (ptrdiff_t j = 0, some; j < n; j += some) {
+            some = std::min(side * side, n - j);
+            convert(x + j, part, some);
+            scatter_strided(part, y + j * stride, stride, some);
+        }
+    }
+}
+
 // Some rows of an array with a layout, from `first` on.
 template <class T, class To>
 void gather_rows(const void* x, const Layout& layout, ptrdiff_t first, To* y, ptrdiff_t n, ptrdiff_t count) {
@@ -75,6 +91,9 @@ void gather_rows(const void* x, const Layout& layout, ptrdiff_t first, To* y, pt
         else gather_strided(row(first + i), stride, y + i * n, n);
     }
 }
+
+// Longer rows are not gathered in scratch, which would be new memory with every call.
+constexpr ptrdiff_t far_row = 1 << 19;  // bytes
 
 // How many of them to take at a time.
 template <class T>

@@ -90,6 +90,13 @@ void half_chunk(const Half* p, const Half* v, Half* y, ptrdiff_t n, float c, flo
     else narrow(last, y, n);
 }
 
+// See put. Without a reference, rounding may leave something of a mean that is v: it would be the sign of a 0.
+template <class Half>
+[[gnu::always_inline]] inline void put_half(float& c, float& rest, double v_r, double mean) {
+    put(c, rest, v_r, mean);
+    if (adds_exactly<Half>) rest = std::fabs(rest) < std::fabs(c) * 0x1p-45f ? 0 : rest;
+}
+
 // A row, which threads may share; false where its mean is not finite.
 template <Function function, class Half>
 bool half_product(const Half* p, const Half* v, Half* y, ptrdiff_t n, int threads) {
@@ -100,7 +107,7 @@ bool half_product(const Half* p, const Half* v, Half* y, ptrdiff_t n, int thread
     double mean = mean_of(all);
     if (!std::isfinite(mean)) return false;
     float c, rest;
-    put(c, rest, v_r, mean);
+    put_half<Half>(c, rest, v_r, mean);
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         half_chunk<function>(p + from, v + from, y + from, length, c, rest);
     });
@@ -129,7 +136,7 @@ void half_products(const Half* p, const Half* v, Half* y, ptrdiff_t n, ptrdiff_t
 #pragma omp simd
         for (ptrdiff_t r = 0; r < some; ++r) {
             mean[r] = mean_of(all[r]);
-            put(c[r], rest[r], v_r[r], mean[r]);
+            put_half<Half>(c[r], rest[r], v_r[r], mean[r]);
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
             if (std::isfinite(mean[r])) half_chunk<function>(p + at(r), v + at(r), y + at(r), n, c[r], rest[r]);

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "eigenvalues.h"
+#include "far_products.h"
 #include "forward.h"
 #include "gathered.h"
 #include "half_products.h"
@@ -58,15 +59,17 @@ bool gathered_derivatives(const Rows& r) {
             else convert(from, to, some * n);
             return to;
         };
+        T* y = static_cast<T*>(r.y) + offset;
         Work* result = scratch;
+        if constexpr (sizeof(T) > 2)
+            if (r.after == 1) result = y;
         Rows part{gathered(1, r.x), result, some, n};
         part.v = gathered(2, r.v);
         if constexpr (vectors(function) == 2) part.u = gathered(3, r.u);
         part.threads = r.threads;
         derivatives<function, Work>(part);
-        T* y = static_cast<T*>(r.y) + offset;
         if (r.after > 1) scatter(result, y, r.after, n, some);
-        else convert(result, y, some * n);
+        else if constexpr (sizeof(T) == 2) convert(result, y, some * n);
     });
     return false;
 }
@@ -89,6 +92,33 @@ bool product_columns(const Rows& r) {
     return false;
 }
 
+// Whether rows are long, and their elements lie apart, but not beside those of other rows.
+template <class T>
+bool are_far(const Rows& r) {
+    if (r.n * static_cast<ptrdiff_t>(sizeof(T)) <= far_row) return false;
+    if (!r.layouts) return r.after > 1 && r.after <= few_columns;
+    return r.layouts[0].neighbours(sizeof(T)) == 1 && r.layouts[1].neighbours(sizeof(T)) == 1;
+}
+
+// Such rows; those whose mean is not finite are gathered whole.
+template <Function function, class T>
+bool far_products(const Rows& r) {
+    each_tile(r, r.layouts ? 1 : FarProducts<function, T>::width, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
+        auto far = [&](int i, const void* a) {
+            auto from = static_cast<const char*>(a);
+            const Layout* layout = r.layouts ? r.layouts + i : nullptr;
+            if (!layout || !layout->ndim) return Far<T>{static_cast<const T*>(a) + offset, r.after};
+            return Far<T>{reinterpret_cast<const T*>(from + layout->offset(first)), layout->stride() / ptrdiff_t{sizeof(T)}};
+        };
+        FarProducts<function, T> rows{far(0, r.x), far(1, r.v), r.n, some, r.threads};
+        if (rows.means()) return rows.products(static_cast<T*>(r.y) + offset, r.after);
+        Rows part = r;
+        part.first = first, part.count = some;
+        gathered_derivatives<function, T>(part);
+    });
+    return false;
+}
+
 // Rows of 16-bit floats; those whose mean is not finite are gathered.
 template <Function function, class T>
 bool half_products(const Rows& r) {
@@ -106,6 +136,8 @@ template <Function function, class T>
 bool products(const Rows& r) {
     constexpr bool is_product = function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP;
     if (are_narrow<T>(r)) return narrow_columns<function, T, products<function, T>>(r);
+    if constexpr (is_product)
+        if (are_far<T>(r)) return far_products<function, T>(r);
     if constexpr (is_product && sizeof(T) == 2)
         if (r.after == 1 && !r.layouts && r.n >= long_half_product<T>) return half_products<function, T>(r);
     if constexpr (is_product)

@@ -1,0 +1,109 @@
+// softmax_vjp and log_softmax_jvp of long rows whose elements lie apart, as strided ones and those of a few columns do: chunks of
+// them are gathered, for the sums and once more for the results.
+#pragma once
+#include "few_columns.h"
+#include "half_products.h"
+
+namespace {
+
+// Neighbours whose elements are `stride` apart.
+template <class T>
+struct Far {
+    const T* x;
+    ptrdiff_t stride;
+
+    template <class Work>
+    void gather(ptrdiff_t c, ptrdiff_t from, Work* to, ptrdiff_t length) const {
+        gather_strided(x + from * stride + c, stride, to, length);
+    }
+    auto at(ptrdiff_t c, ptrdiff_t j) const { return static_cast<std::conditional_t<sizeof(T) == 8, double, float>>(x[j * stride + c]); }
+};
+
+template <Function function, class T>
+struct FarProducts {
+    static constexpr bool is_double = sizeof(T) == 8;
+    using Work = std::conditional_t<is_double, double, float>;
+    static constexpr ptrdiff_t width = is_double ? 3 : 7;  // so that chunks fit a stack
+    using Part = std::conditional_t<is_double, Pair, Weighted>;  // of a sum, see weighted_mean and `weighted`
+
+    Far<T> p, v;
+    ptrdiff_t n, count;  // count <= width neighbours of n elements
+    int threads;
+    double v_r[width], mean[width];
+
+    // Of each column the v that others are taken relative to.
+    void references() {
+        if constexpr (is_double) {
+            double part[block], m[width];
+            for (ptrdiff_t c = 0; c < count; ++c) m[c] = -std::numeric_limits<double>::infinity(), v_r[c] = v.at(c, 0);
+            each_block(0, n, count, [&](ptrdiff_t c, ptrdiff_t from, ptrdiff_t length) {
+                p.gather(c, from, part, length);
+                double top = maximum(part, length);
+                if (top > m[c]) m[c] = top, v_r[c] = v.at(c, from + first_equal(part, length, top));
+            });
+            for (ptrdiff_t c = 0; c < count; ++c) v_r[c] = counted(m[c], v_r[c]);
+        } else {
+            for (ptrdiff_t c = 0; c < count; ++c) {
+                ptrdiff_t r = 0;
+                while (r < n - 1 && !(p.at(c, r) >= negligible)) ++r;
+                v_r[c] = v.at(c, r);
+            }
+        }
+    }
+
+    // False where the mean of a column is not finite.
+    bool means() {
+        struct Parts {
+            Part of[width];
+        } all{};
+        references();
+        add_chunks(n, threads,
+            [&](ptrdiff_t from, ptrdiff_t length) {
+                Parts parts;
+                Work p_part[width][chunk], v_part[width][chunk];
+                each_block(from, length, count, [&](ptrdiff_t c, ptrdiff_t at, ptrdiff_t some) {
+                    p.gather(c, at, p_part[c] + (at - from), some);
+                    v.gather(c, at, v_part[c] + (at - from), some);
+                });
+                for (ptrdiff_t c = 0; c < count; ++c) {
+                    if constexpr (is_double) parts.of[c] = sum_of_products<false>(p_part[c], v_part[c], length, v_r[c]);
+                    else parts.of[c] = weighted(p_part[c], v_part[c], length, v_r[c]);
+                }
+                return parts;
+            },
+            [&](const Parts& parts) {
+                for (ptrdiff_t c = 0; c < count; ++c) {
+                    const Part& part = parts.of[c];
+                    if constexpr (is_double) accumulate(all.of[c].high, all.of[c].low, part.high, part.low);
+                    else all.of[c].sum += part.sum, all.of[c].weight += part.weight;
+                }
+            });
+        bool finite = true;
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            if constexpr (is_double) mean[c] = rounded(all.of[c]);
+            else mean[c] = mean_of(all.of[c]);
+            finite = finite && std::isfinite(mean[c]);
+        }
+        return finite;
+    }
+
+    void products(T* y, ptrdiff_t y_stride) const {
+        each_chunk(n, threads, [=, this](ptrdiff_t first, ptrdiff_t length) {
+            Work p_part[block], v_part[block], y_part[block];
+            each_block(first, length, count, [&](ptrdiff_t c, ptrdiff_t from, ptrdiff_t some) {
+                p.gather(c, from, p_part, some);
+                v.gather(c, from, v_part, some);
+                if constexpr (is_double) {
+                    product_chunk<function, false>(p_part, v_part, y_part, some, v_r[c], mean[c]);
+                } else {
+                    float high, low;
+                    put(high, low, v_r[c], mean[c]);
+                    fast_chunk<function>(p_part, v_part, y_part, some, high, low);
+                }
+                scatter_strided(y_part, y + from * y_stride + c, y_stride, some);
+            });
+        });
+    }
+};
+
+}  // namespace
