@@ -2,7 +2,7 @@
 // them are gathered, for the sums and once more for the results.
 #pragma once
 #include "few_columns.h"
-#include "half_products.h"
+#include "products.h"
 
 namespace {
 
@@ -23,18 +23,17 @@ template <Function function, class T>
 struct FarProducts {
     static constexpr bool is_double = sizeof(T) == 8;
     using Work = std::conditional_t<is_double, double, float>;
-    static constexpr ptrdiff_t width = is_double ? 3 : 7;  // so that chunks fit a stack
     using Part = std::conditional_t<is_double, Pair, Weighted>;  // of a sum, see weighted_mean and `weighted`
 
     Far<T> p, v;
-    ptrdiff_t n, count;  // count <= width neighbours of n elements
+    ptrdiff_t n, count;  // count <= few_columns neighbours of n elements
     int threads;
-    double v_r[width], mean[width];
+    double v_r[few_columns], mean[few_columns];
 
     // Of each column the v that others are taken relative to.
     void references() {
         if constexpr (is_double) {
-            double part[block], m[width];
+            double part[block], m[few_columns];
             for (ptrdiff_t c = 0; c < count; ++c) m[c] = -std::numeric_limits<double>::infinity(), v_r[c] = v.at(c, 0);
             each_block(0, n, count, [&](ptrdiff_t c, ptrdiff_t from, ptrdiff_t length) {
                 p.gather(c, from, part, length);
@@ -54,20 +53,18 @@ struct FarProducts {
     // False where the mean of a column is not finite.
     bool means() {
         struct Parts {
-            Part of[width];
+            Part of[few_columns];
         } all{};
         references();
         add_chunks(n, threads,
             [&](ptrdiff_t from, ptrdiff_t length) {
                 Parts parts;
-                Work p_part[width][chunk], v_part[width][chunk];
-                each_block(from, length, count, [&](ptrdiff_t c, ptrdiff_t at, ptrdiff_t some) {
-                    p.gather(c, at, p_part[c] + (at - from), some);
-                    v.gather(c, at, v_part[c] + (at - from), some);
-                });
+                Work p_part[chunk], v_part[chunk];
                 for (ptrdiff_t c = 0; c < count; ++c) {
-                    if constexpr (is_double) parts.of[c] = sum_of_products<false>(p_part[c], v_part[c], length, v_r[c]);
-                    else parts.of[c] = weighted(p_part[c], v_part[c], length, v_r[c]);
+                    p.gather(c, from, p_part, length);
+                    v.gather(c, from, v_part, length);
+                    if constexpr (is_double) parts.of[c] = sum_of_products<false>(p_part, v_part, length, v_r[c]);
+                    else parts.of[c] = weighted(p_part, v_part, length, v_r[c]);
                 }
                 return parts;
             },

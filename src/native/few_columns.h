@@ -40,13 +40,12 @@ struct FewColumns {
     bool sum_up() {
         add_chunks(n, threads,
             [&](ptrdiff_t from, ptrdiff_t length) {
-                T part[few_columns][chunk], *none = nullptr;
-                each_block(from, length, count, [&](ptrdiff_t c, ptrdiff_t at, ptrdiff_t some) {
-                    gather_strided(x + at * after + c, after, part[c] + (at - from), some);
-                });
+                T part[chunk], *none = nullptr;
                 Sums sums;
-                for (ptrdiff_t c = 0; c < count; ++c)
-                    sums.of[c] = sum_of_chunk<TAME, with_largest, T>(part[c], none, none, length, T(0), Shift<T>::none(), rate);
+                for (ptrdiff_t c = 0; c < count; ++c) {
+                    gather_strided(x + from * after + c, after, part, length);
+                    sums.of[c] = sum_of_chunk<TAME, with_largest, T>(part, none, none, length, T(0), Shift<T>::none(), rate);
+                }
                 return sums;
             },
             [&](const Sums& part) {

@@ -103,7 +103,7 @@ bool are_far(const Rows& r) {
 // Such rows; those whose mean is not finite are gathered whole.
 template <Function function, class T>
 bool far_products(const Rows& r) {
-    each_tile(r, r.layouts ? 1 : FarProducts<function, T>::width, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
+    each_tile(r, r.layouts ? 1 : few_columns, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
         auto far = [&](int i, const void* a) {
             auto from = static_cast<const char*>(a);
             const Layout* layout = r.layouts ? r.layouts + i : nullptr;
