@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -322,3 +323,16 @@ def test_a_constant_vector_has_no_product(rng: np.random.Generator) -> None:
         v = np.full_like(p, 0.7)
         assert_same_bits(fsm.softmax_vjp(p, v), np.zeros_like(p))
         assert_same_bits(fsm.softmax_vjp(p.T.copy(), v.T.copy(), axis=0), np.zeros_like(p.T))
+
+
+@every_function
+@every_float
+def test_columns_that_are_not_a_whole_vector(
+    name: str, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    for n, count in itertools.product((5, 66, 300), (7, 9, 15, 24, 47, 1031)):
+        x = cast(3 * rng.standard_normal((n, count)), dtype)
+        for column in (0, count - 1):
+            rows = FUNCTIONS[name](np.ascontiguousarray(x.T))
+            assert_same_bits(FUNCTIONS[name](x, axis=0), rows.T)
+            x[n // 2, column] = 1e3  # not tame, of those together or of those left

@@ -92,7 +92,7 @@ int threads_for(npy_intp elements) {
 bool in_threads(Kernel kernel, Rows rows, int threads, npy_intp scratch) {
     constexpr npy_intp very_long = 1 << 17;
     // Narrower tiles of columns are slow; of narrow blocks, whole ones go together.
-    npy_intp unit = rows.after == 1 ? 1 : has_narrow_blocks(rows) ? rows.after : 8, units = rows.count / unit;
+    npy_intp unit = rows.after == 1 ? 1 : has_narrow_blocks(rows) ? rows.after : 16, units = rows.count / unit;
     if (threads == 1 || units < threads || (unit == 1 && rows.n >= very_long * threads)) {
         rows.threads = threads;
         return kernel(rows);

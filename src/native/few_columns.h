@@ -1,11 +1,20 @@
-// A few columns too long for a cache: chunks of them are gathered, for the sums and once more for the results.
+// A few columns, too long for a cache or less than a vector: chunks of them are gathered, for the sums and once more for the results.
 #pragma once
 #include "gathered.h"
 #include "long_rows.h"
 
 namespace {
 
-constexpr ptrdiff_t few_columns = 7;
+constexpr ptrdiff_t few_columns = 15;
+
+// So many elements are one vector: loops over fewer columns are not vectorised, and slow.
+#if defined(__AVX512F__)
+constexpr ptrdiff_t vector_size = 64;
+#elif defined(__AVX2__)
+constexpr ptrdiff_t vector_size = 32;
+#else
+constexpr ptrdiff_t vector_size = 16;
+#endif
 
 // visit(c, from, length) for some elements of each of `count` columns, few enough for all to stay in the first-level cache.
 template <class Visit>

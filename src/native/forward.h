@@ -302,25 +302,32 @@ bool strided_rows(const Rows& r) {
     return invalid;
 }
 
-// Columns, some at a time: side by side where they are tame, else gathered.
+// Columns, some at a time, and those that are not a whole vector by themselves: side by side where they are tame, else gathered.
 template <Function function, class T, Kernel of_rows, class Tame>
-bool columns(const Rows& r, ptrdiff_t at_a_time, Tame tame) {
+bool columns(const Rows& r, ptrdiff_t at_a_time, ptrdiff_t vector, Tame tame) {
     bool invalid = false;
-    each_tile(r, at_a_time, [&](ptrdiff_t first, ptrdiff_t count, ptrdiff_t offset) {
+    auto compute = [&](ptrdiff_t first, ptrdiff_t count, ptrdiff_t offset) {
         auto x = static_cast<const T*>(r.x) + offset;
         auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? first : offset);
         const double* temperature = r.temperature + first * r.temperature_stride;
         if (r.temperature_stride || !tame(x, y, count, *temperature))
             invalid |= gathered_columns<function, T, of_rows>(r, x, y, count, temperature);
+    };
+    each_tile(r, at_a_time, [&](ptrdiff_t first, ptrdiff_t count, ptrdiff_t offset) {
+        ptrdiff_t rest = count % vector, whole = count - rest;
+        if (whole) compute(first, whole, offset);
+        if (rest) compute(first + whole, rest, offset + whole);
     });
     return invalid;
 }
 
 template <Function function, class T, bool is_short>
 bool columns(const Rows& r) {
+    constexpr ptrdiff_t vector = is_short || sizeof(T) == 8 ? 1 : vector_size / sizeof(T);
     return columns<function, T, contiguous_rows<function, T>>(
-        r, Columns<T, is_short>::at_a_time(r.n), [&](const T* x, T* y, ptrdiff_t count, double temperature) {
-            if (count <= few_columns && r.streams)
+        r, Columns<T, is_short>::at_a_time(r.n), vector, [&](const T* x, T* y, ptrdiff_t count, double temperature) {
+            bool is_rest = vector > 1 && (vector_size == 64 || r.after > vector);  // with AVX2, a few alone are faster as they lie
+            if (is_rest ? count < vector : count <= 7 && r.streams)
                 return tame_few_columns<function>(x, y, r.n, r.after, count, temperature, r.threads);
             return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch));
         });
@@ -342,7 +349,7 @@ bool half_rows(const Rows& r) {
     if (r.after == 1) return all_half_rows<function, Half>(r);
     if (are_narrow<Half>(r)) return narrow_columns<function, Half, half_rows<function, Half>>(r);
     return columns<function, Half, all_half_rows<function, Half>>(
-        r, half_width, [&](const Half* x, Half* y, ptrdiff_t count, double temperature) {
+        r, half_width, 1, [&](const Half* x, Half* y, ptrdiff_t count, double temperature) {
             return tame_half_columns<function>(x, y, r.n, r.after, count, temperature, static_cast<float*>(r.scratch));
         });
 }

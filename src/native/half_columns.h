@@ -7,30 +7,38 @@ namespace {
 
 constexpr ptrdiff_t half_width = 256;  // columns at a time
 
+// So many are computed for `count` columns: whole vectors, since loops over a few elements more are slow.
+inline ptrdiff_t whole_vectors(ptrdiff_t count) { return (count + lanes - 1) / lanes * lanes; }
+
 // Makes a tile of float32 of some columns, and y of what becomes of it.
 template <Function function, class Half>
 bool short_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
     constexpr ptrdiff_t longest = short_half_row<function>;
     alignas(64) float tile[longest * half_width], results[longest * half_width], column[longest];
-    for (ptrdiff_t j = 0; j < n; ++j) widen(x + j * after, tile + j * count, count);
+    ptrdiff_t width = whole_vectors(count);
+    for (ptrdiff_t j = 0; j < n; ++j) {
+        widen(x + j * after, tile + j * width, count);
+        std::fill(tile + j * width + count, tile + (j + 1) * width, 0.0f);
+    }
     auto of_tile = tame_columns<function, float, true>;
     if constexpr (function == SOFTMAX) of_tile = tame_columns<SOFTMAX, float, true, float, Half>;
-    if (!of_tile(tile, results, n, count, count, temperature, column)) return false;
-    for (ptrdiff_t j = 0; j < (function == LOGSUMEXP ? 1 : n); ++j) narrow(results + j * count, y + j * after, count);
+    if (!of_tile(tile, results, n, width, width, temperature, column)) return false;
+    for (ptrdiff_t j = 0; j < (function == LOGSUMEXP ? 1 : n); ++j) narrow(results + j * width, y + j * after, count);
     return true;
 }
 
 template <class Half>
 struct HalfColumns {
     const Half* x;
-    ptrdiff_t n, after, count;  // count <= half_width columns of n elements, `after` apart
+    ptrdiff_t n, after, count, width;  // count <= half_width columns of n elements, `after` apart
     Rate<float> rate;
     alignas(64) float part[half_width], lane[lanes][half_width], largest[half_width];
     alignas(64) double of_chunk[half_width], sum[half_width];
 
     HalfColumns(const Half* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature)
-        : x(x), n(n), after(after), count(count), rate(temperature) {
-        std::fill_n(sum, count, 0.0);
+        : x(x), n(n), after(after), count(count), width(whole_vectors(count)), rate(temperature) {
+        std::fill_n(part, width, 0.0f);
+        std::fill_n(sum, width, 0.0);
         std::fill_n(largest, count, -std::numeric_limits<float>::infinity());
     }
 
@@ -40,9 +48,9 @@ struct HalfColumns {
         Magnitude<float> far = 0;
         for (ptrdiff_t from = 0; from < n; from += chunk) {
             ptrdiff_t end = std::min(from + chunk, n);
-            std::fill_n(of_chunk, count, 0.0);
+            std::fill_n(of_chunk, width, 0.0);
             for (ptrdiff_t j = from; j < end; j += block) far = std::max(far, add_block<with_largest>(j, std::min(j + block, end)));
-            for (ptrdiff_t c = 0; c < count; ++c) sum[c] += of_chunk[c];
+            for (ptrdiff_t c = 0; c < width; ++c) sum[c] += of_chunk[c];
         }
         return far <= magnitude(rate.tame) && farthest(sum, count) < magnitude(Format<float>::tame_sum);
     }
@@ -51,7 +59,7 @@ struct HalfColumns {
     template <bool with_largest>
     Magnitude<float> add_block(ptrdiff_t from, ptrdiff_t end) {
         Magnitude<float> far = 0;
-        for (float* l : lane) std::fill_n(l, count, 0.0f);
+        for (float* l : lane) std::fill_n(l, width, 0.0f);
         for (ptrdiff_t j = from; j < end; ++j) {
             float* to = lane[(j - from) % lanes];
             fetch<false>(x + (j + 1) * after, count);
@@ -59,13 +67,13 @@ struct HalfColumns {
             if (with_largest) keep_larger(largest, part, count);
             const Rate<float> r = rate;
 #pragma omp simd reduction(max : far)
-            for (ptrdiff_t c = 0; c < count; ++c) {
+            for (ptrdiff_t c = 0; c < width; ++c) {
                 far = magnitude(part[c]) > far ? magnitude(part[c]) : far;
                 to[c] += power<Half>(part[c], r).value;
             }
         }
 #pragma omp simd
-        for (ptrdiff_t c = 0; c < count; ++c) {
+        for (ptrdiff_t c = 0; c < width; ++c) {
             double s = 0;
             for (ptrdiff_t l = 0; l < lanes; ++l) s += lane[l][c];
             of_chunk[c] += s;

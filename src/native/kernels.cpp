@@ -96,7 +96,7 @@ bool product_columns(const Rows& r) {
 template <class T>
 bool are_far(const Rows& r) {
     if (r.n * static_cast<ptrdiff_t>(sizeof(T)) <= far_row) return false;
-    if (!r.layouts) return r.after > 1 && r.after <= few_columns;
+    if (!r.layouts) return r.after > 1 && r.after < 8;
     return r.layouts[0].neighbours(sizeof(T)) == 1 && r.layouts[1].neighbours(sizeof(T)) == 1;
 }
 
