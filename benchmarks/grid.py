@@ -79,9 +79,10 @@ def rows_of(batch: str, n: int, dtype: str) -> int:
 
 def measure(options: argparse.Namespace) -> Iterator[Cell]:
     product = itertools.product(options.functions, options.dtypes, options.layouts, options.lengths)
-    peers = list(_bench.PEERS)
     for function, dtype, layout, n in product:
-        seen, peers = set(), list(_bench.PEERS) if n <= 1000 else peers
+        seen = set()
+        if n <= 1000 or n == options.lengths[0]:
+            peers = list(_bench.PEERS)
         for batch in BATCHES:
             rows = rows_of(batch, n, dtype)
             if rows in seen:
