@@ -6,26 +6,13 @@
 
 namespace {
 
-// Neighbours whose elements are `stride` apart.
-template <class T>
-struct Far {
-    const T* x;
-    ptrdiff_t stride;
-
-    template <class Work>
-    void gather(ptrdiff_t c, ptrdiff_t from, Work* to, ptrdiff_t length) const {
-        gather_strided(x + from * stride + c, stride, to, length);
-    }
-    auto at(ptrdiff_t c, ptrdiff_t j) const { return static_cast<std::conditional_t<sizeof(T) == 8, double, float>>(x[j * stride + c]); }
-};
-
 template <Function function, class T>
 struct FarProducts {
     static constexpr bool is_double = sizeof(T) == 8;
     using Work = std::conditional_t<is_double, double, float>;
     using Part = std::conditional_t<is_double, Pair, Weighted>;  // of a sum, see weighted_mean and `weighted`
 
-    Far<T> p, v;
+    Strided<T> p, v;
     ptrdiff_t n, count;  // count <= few_columns neighbours of n elements
     int threads;
     double v_r[few_columns], mean[few_columns];
@@ -34,18 +21,18 @@ struct FarProducts {
     void references() {
         if constexpr (is_double) {
             double part[block], m[few_columns];
-            for (ptrdiff_t c = 0; c < count; ++c) m[c] = -std::numeric_limits<double>::infinity(), v_r[c] = v.at(c, 0);
+            for (ptrdiff_t c = 0; c < count; ++c) m[c] = -std::numeric_limits<double>::infinity(), v_r[c] = v.x[c];
             each_block(0, n, count, [&](ptrdiff_t c, ptrdiff_t from, ptrdiff_t length) {
                 p.gather(c, from, part, length);
                 double top = maximum(part, length);
-                if (top > m[c]) m[c] = top, v_r[c] = v.at(c, from + first_equal(part, length, top));
+                if (top > m[c]) m[c] = top, v_r[c] = v.at(from + first_equal(part, length, top))[c];
             });
             for (ptrdiff_t c = 0; c < count; ++c) v_r[c] = counted(m[c], v_r[c]);
         } else {
             for (ptrdiff_t c = 0; c < count; ++c) {
                 ptrdiff_t r = 0;
-                while (r < n - 1 && !(p.at(c, r) >= negligible)) ++r;
-                v_r[c] = v.at(c, r);
+                while (r < n - 1 && !(static_cast<float>(p.at(r)[c]) >= negligible)) ++r;
+                v_r[c] = static_cast<float>(v.at(r)[c]);
             }
         }
     }

@@ -5,9 +5,10 @@
 
 namespace {
 
-constexpr ptrdiff_t few_columns = 15;
+// By chunks go as many where no cache holds them, and at most as many where they are less than a vector.
+constexpr ptrdiff_t few_columns = 7, most_columns = 15;
 
-// So many elements are one vector: loops over fewer columns are not vectorised, and slow.
+// Bytes of a vector: loops over fewer columns are not vectorised, and slow.
 #if defined(__AVX512F__)
 constexpr ptrdiff_t vector_size = 64;
 #elif defined(__AVX2__)
@@ -30,18 +31,18 @@ inline void tame_chunk(const float* x, float* y, ptrdiff_t n, Rate<float> rate, 
 
 template <class T>
 struct FewColumns {
-    const T* x;
-    ptrdiff_t n, after, count;  // count <= few_columns columns of n elements, `after` apart
+    Strided<T> x;
+    ptrdiff_t n, count;  // count <= most_columns columns of n elements
     Rate<T> rate;
     int threads;
-    Sum<T> sum[few_columns];
-    Pair log[few_columns];
+    Sum<T> sum[most_columns];
+    Pair log[most_columns];
 
-    FewColumns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, int threads)
-        : x(x), n(n), after(after), count(count), rate(temperature), threads(threads) {}
+    FewColumns(Strided<T> x, ptrdiff_t n, ptrdiff_t count, double temperature, int threads)
+        : x(x), n(n), count(count), rate(temperature), threads(threads) {}
 
     struct Sums {
-        Sum<T> of[few_columns];
+        Sum<T> of[most_columns];
     };
 
     // The sums of the powers; false where a column is not tame.
@@ -52,7 +53,7 @@ struct FewColumns {
                 T part[chunk], *none = nullptr;
                 Sums sums;
                 for (ptrdiff_t c = 0; c < count; ++c) {
-                    gather_strided(x + from * after + c, after, part, length);
+                    x.gather(c, from, part, length);
                     sums.of[c] = sum_of_chunk<TAME, with_largest, T>(part, none, none, length, T(0), Shift<T>::none(), rate);
                 }
                 return sums;
@@ -79,18 +80,18 @@ struct FewColumns {
         each_chunk(n, threads, [=, *this](ptrdiff_t from, ptrdiff_t length) {
             T part[block];
             each_block(from, length, count, [&](ptrdiff_t c, ptrdiff_t at, ptrdiff_t some) {
-                gather_strided(x + at * after + c, after, part, some);
+                x.gather(c, at, part, some);
                 in_place(part, some, c);
-                scatter_strided(part, y + at * after + c, after, some);
+                scatter_strided(part, y + at * x.stride + c, x.stride, some);
             });
         });
     }
 };
 
-// The function of a few columns; false, and nothing written, where that does not go.
+// The function of a few columns, y being laid out as x; false, and nothing written, where that does not go.
 template <Function function, class T>
-bool tame_few_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, int threads) {
-    FewColumns<T> few(x, n, after, count, temperature, threads);
+bool tame_few_columns(Strided<T> x, T* y, ptrdiff_t n, ptrdiff_t count, double temperature, int threads) {
+    FewColumns<T> few(x, n, count, temperature, threads);
     if (!few.template sum_up<function != SOFTMAX>()) return false;
     if (function != SOFTMAX && !few.logs()) return false;
     if constexpr (function == SOFTMAX) {

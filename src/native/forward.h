@@ -287,10 +287,9 @@ bool strided_rows(const Rows& r) {
         T* y = static_cast<T*>(r.y) + at * (function == LOGSUMEXP ? 1 : r.n);
         T* x = is_far && function != LOGSUMEXP ? y : scratch;
         if constexpr (function == LOGSUMEXP && sizeof(T) > 2) {
-            auto row = reinterpret_cast<const T*>(static_cast<const char*>(r.x) + r.layouts[0].offset(at));
-            ptrdiff_t stride = r.layouts[0].stride() / static_cast<ptrdiff_t>(sizeof(T));
+            auto row = strided_row<T>(r.x, r.layouts[0], at);
             double temperature = r.temperature[at * r.temperature_stride];
-            if (is_far && some == 1 && tame_few_columns<function>(row, y, r.n, stride, 1, temperature, r.threads)) continue;
+            if (is_far && some == 1 && tame_few_columns<function>(row, y, r.n, 1, temperature, r.threads)) continue;
         }
         gather_rows<T>(r.x, r.layouts[0], at, x, r.n, some);
         Rows part{x, y, some, r.n};
@@ -327,8 +326,8 @@ bool columns(const Rows& r) {
     return columns<function, T, contiguous_rows<function, T>>(
         r, Columns<T, is_short>::at_a_time(r.n), vector, [&](const T* x, T* y, ptrdiff_t count, double temperature) {
             bool is_rest = vector > 1 && (vector_size == 64 || r.after > vector);  // with AVX2, a few alone are faster as they lie
-            if (is_rest ? count < vector : count <= 7 && r.streams)
-                return tame_few_columns<function>(x, y, r.n, r.after, count, temperature, r.threads);
+            if (is_rest ? count < vector : count <= few_columns && r.streams)
+                return tame_few_columns<function>(Strided<T>{x, r.after}, y, r.n, count, temperature, r.threads);
             return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch));
         });
 }

@@ -79,16 +79,35 @@ void scatter_strided(const T* x, To* y, ptrdiff_t stride, ptrdiff_t n) {
     }
 }
 
+// A row whose elements are `stride` apart, and, side by side with it, some others.
+template <class T>
+struct Strided {
+    const T* x;
+    ptrdiff_t stride;
+
+    const T* at(ptrdiff_t j) const { return x + j * stride; }
+    // n elements of the c-th of them.
+    template <class To>
+    void gather(ptrdiff_t c, ptrdiff_t from, To* y, ptrdiff_t n) const {
+        gather_strided(at(from) + c, stride, y, n);
+    }
+};
+
+template <class T>
+Strided<T> strided_row(const void* x, const Layout& layout, ptrdiff_t row) {
+    return {reinterpret_cast<const T*>(static_cast<const char*>(x) + layout.offset(row)), layout.stride() / ptrdiff_t{sizeof(T)}};
+}
+
 // Some rows of an array with a layout, from `first` on.
 template <class T, class To>
 void gather_rows(const void* x, const Layout& layout, ptrdiff_t first, To* y, ptrdiff_t n, ptrdiff_t count) {
-    ptrdiff_t stride = layout.stride() / static_cast<ptrdiff_t>(sizeof(T)), neighbours = layout.neighbours(sizeof(T));
-    auto row = [&](ptrdiff_t i) { return reinterpret_cast<const T*>(static_cast<const char*>(x) + layout.offset(i)); };
-    if (layout.is_one_row(n)) return gather_strided(row(first), stride, y, n * count);
+    if (layout.is_one_row(n)) return strided_row<T>(x, layout, first).gather(0, 0, y, n * count);
+    ptrdiff_t neighbours = layout.neighbours(sizeof(T));
     for (ptrdiff_t i = 0, some; i < count; i += some) {
         some = neighbours == 1 ? 1 : std::min(neighbours - (first + i) % neighbours, count - i);
-        if (some > 1) gather(row(first + i), stride, y + i * n, n, some);
-        else gather_strided(row(first + i), stride, y + i * n, n);
+        Strided<T> row = strided_row<T>(x, layout, first + i);
+        if (some > 1) gather(row.x, row.stride, y + i * n, n, some);
+        else row.gather(0, 0, y + i * n, n);
     }
 }
 

@@ -96,7 +96,7 @@ bool product_columns(const Rows& r) {
 template <class T>
 bool are_far(const Rows& r) {
     if (r.n * static_cast<ptrdiff_t>(sizeof(T)) <= far_row) return false;
-    if (!r.layouts) return r.after > 1 && r.after < 8;
+    if (!r.layouts) return r.after > 1 && r.after <= few_columns;
     return r.layouts[0].neighbours(sizeof(T)) == 1 && r.layouts[1].neighbours(sizeof(T)) == 1;
 }
 
@@ -104,13 +104,11 @@ bool are_far(const Rows& r) {
 template <Function function, class T>
 bool far_products(const Rows& r) {
     each_tile(r, r.layouts ? 1 : few_columns, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
-        auto far = [&](int i, const void* a) {
-            auto from = static_cast<const char*>(a);
-            const Layout* layout = r.layouts ? r.layouts + i : nullptr;
-            if (!layout || !layout->ndim) return Far<T>{static_cast<const T*>(a) + offset, r.after};
-            return Far<T>{reinterpret_cast<const T*>(from + layout->offset(first)), layout->stride() / ptrdiff_t{sizeof(T)}};
+        auto from = [&](int i, const void* a) {
+            if (r.layouts && r.layouts[i].ndim) return strided_row<T>(a, r.layouts[i], first);
+            return Strided<T>{static_cast<const T*>(a) + offset, r.after};
         };
-        FarProducts<function, T> rows{far(0, r.x), far(1, r.v), r.n, some, r.threads};
+        FarProducts<function, T> rows{from(0, r.x), from(1, r.v), r.n, some, r.threads};
         if (rows.means()) return rows.products(static_cast<T*>(r.y) + offset, r.after);
         Rows part = r;
         part.first = first, part.count = some;
@@ -141,7 +139,7 @@ bool products(const Rows& r) {
     if constexpr (is_product && sizeof(T) == 2)
         if (r.after == 1 && !r.layouts && r.n >= long_half_product<T>) return half_products<function, T>(r);
     if constexpr (is_product)
-        if (r.after >= 8) return product_columns<function, T>(r);
+        if (r.after > few_columns) return product_columns<function, T>(r);
     if constexpr (sizeof(T) > 2)
         if (r.after == 1 && !r.layouts) return derivatives<function, T>(r);
     return gathered_derivatives<function, T>(r);
