@@ -336,3 +336,23 @@ def test_columns_that_are_not_a_whole_vector(
             rows = FUNCTIONS[name](np.ascontiguousarray(x.T))
             assert_same_bits(FUNCTIONS[name](x, axis=0), rows.T)
             x[n // 2, column] = 1e3  # not tame, of those together or of those left
+
+
+@every_float
+@pytest.mark.parametrize("product", [fsm.softmax_vjp, fsm.log_softmax_jvp])
+def test_products_of_two_beside_rows_of_their_own_way(
+    product: Any, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    """Rows of two go side by side; those without a finite mean, or with an odd weight, alone."""
+    p, v = fsm.softmax(rows(200, 2, dtype, rng)), rows(200, 2, dtype, rng)
+    p[::7], p[3], p[50], p[90] = 0.25 * p[::7], [0, 1], 0, 0.5
+    v[3], v[90], v[130] = [np.nan, 1], [np.nan, 2], [3, 3]
+    alone = np.array([product(*row) for row in zip(p, v, strict=True)], dtype)
+    assert np.isfinite(alone[3].astype(float)).all()
+    assert np.isnan(alone[90].astype(float)).any()
+    assert_same_bits(product(p, v), alone)
+    assert_same_bits(product(p.T.copy(), v.T.copy(), 0), alone.T)
+    blocks = [a.reshape(4, 50, 2).swapaxes(1, 2) for a in (p, v, alone)]
+    assert_same_bits(product(*(a.copy() for a in blocks[:2]), 1), blocks[2])
+    assert_same_bits(product(*blocks[:2], 1), blocks[2])
+    assert_same_bits(product(p, v, out=v), alone)

@@ -12,6 +12,7 @@
 #include "log_products.h"
 #include "loss_rows.h"
 #include "narrow_columns.h"
+#include "pairs.h"
 #include "product_columns.h"
 #include "products.h"
 
@@ -23,6 +24,7 @@ bool derivatives(const Rows& r) {
     if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
         T* y = static_cast<T*>(r.y) + r.first * n;
+        if (n == 2) return Pairs<function, T>()(from(r.x), from(r.v), y, 1, r.count), false;
         if constexpr (sizeof(T) == 8)
             if (n <= narrow_row && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
         if (n < long_product && (sizeof(T) == 4 || n > few))
@@ -92,6 +94,16 @@ bool product_columns(const Rows& r) {
     return false;
 }
 
+template <Function function, class T>
+bool pairs(const Rows& r) {
+    Pairs<function, T> pairs;
+    each_tile(r, r.count, [&](ptrdiff_t, ptrdiff_t some, ptrdiff_t offset) {
+        auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
+        pairs(from(r.x), from(r.v), static_cast<T*>(r.y) + offset, r.after, some);
+    });
+    return false;
+}
+
 // Whether rows are long, and their elements lie apart, but not beside those of other rows.
 template <class T>
 bool are_far(const Rows& r) {
@@ -134,6 +146,8 @@ template <Function function, class T>
 bool products(const Rows& r) {
     constexpr bool is_product = function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP;
     if (are_narrow<T>(r)) return narrow_columns<function, T, products<function, T>>(r);
+    if constexpr (is_product)
+        if (r.n == 2 && !r.layouts) return pairs<function, T>(r);
     if constexpr (is_product)
         if (are_far<T>(r)) return far_products<function, T>(r);
     if constexpr (is_product && sizeof(T) == 2)
