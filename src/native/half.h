@@ -44,8 +44,25 @@ struct BFloat16 {
     operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
 
+#ifdef __AVX2__
+// 8 of them, or 16; of loops as short GCC makes no vectors here.
+inline __m256 widened_8(const Float16* x) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))); }
+inline __m256 widened_8(const BFloat16* x) {
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+inline __m128i narrowed_8(const float* x, Float16) { return _mm256_cvtps_ph(_mm256_loadu_ps(x), _MM_FROUND_TO_NEAREST_INT); }
+inline __m128i narrowed_8(const float* x, BFloat16) {
+    __m256i all = _mm256_castps_si256(_mm256_loadu_ps(x)), m = _mm256_and_si256(all, _mm256_set1_epi32(0x7fffffff));
+    __m256i high = _mm256_srli_epi32(all, 16), odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    __m256i number = _mm256_srli_epi32(_mm256_add_epi32(all, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+    __m256i nan = _mm256_or_si256(_mm256_and_si256(high, _mm256_set1_epi32(0x8000)), _mm256_set1_epi32(0x7fc0));
+    __m256i one = _mm256_blendv_epi8(number, nan, _mm256_cmpgt_epi32(m, _mm256_set1_epi32(0x7f800000)));
+    return _mm_packus_epi32(_mm256_castsi256_si128(one), _mm256_extracti128_si256(one, 1));
+}
+#endif
+
 #ifdef __AVX512F__
-// 16 of them; of loops as short GCC makes no vectors here.
 inline __m512 widened(const Float16* x) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x))); }
 inline __m512 widened(const BFloat16* x) {
     __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
@@ -62,30 +79,26 @@ inline __m256i narrowed(const float* x, BFloat16) {
 #endif
 
 template <class Half>
-void widen(const Half* x, float* y, ptrdiff_t n) {
+[[gnu::always_inline]] inline void widen(const Half* x, float* y, ptrdiff_t n) {
     ptrdiff_t i = 0;
 #ifdef __AVX512F__
     for (; i + 16 <= n; i += 16) _mm512_storeu_ps(y + i, widened(x + i));
 #endif
-#ifdef __F16C__
-    if constexpr (std::is_same_v<Half, Float16>)
-        for (; i + 8 <= n; i += 8)
-            _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+#ifdef __AVX2__
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, widened_8(x + i));
 #endif
 #pragma omp simd
     for (ptrdiff_t j = i; j < n; ++j) y[j] = x[j];
 }
 
 template <class Half>
-void narrow(const float* x, Half* y, ptrdiff_t n) {
+[[gnu::always_inline]] inline void narrow(const float* x, Half* y, ptrdiff_t n) {
     ptrdiff_t i = 0;
 #ifdef __AVX512F__
     for (; i + 16 <= n; i += 16) _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + i), narrowed(x + i, Half()));
 #endif
-#ifdef __F16C__
-    if constexpr (std::is_same_v<Half, Float16>)
-        for (; i + 8 <= n; i += 8)
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+#ifdef __AVX2__
+    for (; i + 8 <= n; i += 8) _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), narrowed_8(x + i, Half()));
 #endif
 #pragma omp simd
     for (ptrdiff_t j = i; j < n; ++j) y[j].bits = Half::rounded(x[j]);

@@ -9,8 +9,13 @@
 namespace {
 
 // Shorter rows are faster as float32 in scratch.
+#ifdef __AVX512F__
+template <class Half>
+constexpr ptrdiff_t long_half_product = std::is_same_v<Half, Float16> ? 32 : 64;
+#else
 template <class Half>
 constexpr ptrdiff_t long_half_product = std::is_same_v<Half, Float16> ? 64 : 512;
+#endif
 
 template <class Half>
 constexpr bool adds_exactly = std::is_same_v<Half, Float16>;

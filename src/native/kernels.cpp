@@ -5,6 +5,7 @@
 
 #include "eigenvalues.h"
 #include "far_products.h"
+#include "few_elements.h"
 #include "forward.h"
 #include "gathered.h"
 #include "half_products.h"
@@ -12,7 +13,6 @@
 #include "log_products.h"
 #include "loss_rows.h"
 #include "narrow_columns.h"
-#include "pairs.h"
 #include "product_columns.h"
 #include "products.h"
 
@@ -24,7 +24,8 @@ bool derivatives(const Rows& r) {
     if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
         T* y = static_cast<T*>(r.y) + r.first * n;
-        if (n == 2) return Pairs<function, T>()(from(r.x), from(r.v), y, 1, r.count), false;
+        if (n >= 2 && n <= few_elements<T> && (r.count >= 4 || sizeof(T) == 8))
+            return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
         if constexpr (sizeof(T) == 8)
             if (n <= narrow_row && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
         if (n < long_product && (sizeof(T) == 4 || n > few))
@@ -94,12 +95,12 @@ bool product_columns(const Rows& r) {
     return false;
 }
 
+// Columns of two elements.
 template <Function function, class T>
-bool pairs(const Rows& r) {
-    Pairs<function, T> pairs;
+bool few_element_products(const Rows& r) {
     each_tile(r, r.count, [&](ptrdiff_t, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
-        pairs(from(r.x), from(r.v), static_cast<T*>(r.y) + offset, r.after, some);
+        few_element_products<function>(from(r.x), from(r.v), static_cast<T*>(r.y) + offset, r.n, r.after, some);
     });
     return false;
 }
@@ -147,7 +148,7 @@ bool products(const Rows& r) {
     constexpr bool is_product = function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP;
     if (are_narrow<T>(r)) return narrow_columns<function, T, products<function, T>>(r);
     if constexpr (is_product)
-        if (r.n == 2 && !r.layouts) return pairs<function, T>(r);
+        if (r.n == 2 && !r.layouts) return few_element_products<function, T>(r);
     if constexpr (is_product)
         if (are_far<T>(r)) return far_products<function, T>(r);
     if constexpr (is_product && sizeof(T) == 2)

@@ -1,0 +1,138 @@
+// softmax_vjp and log_softmax_jvp of rows of a few elements, a number known to the compiler: side by side, a row's sum in registers,
+// in the order of `weighted` or, of float64, where rows have two, of `sum_of`.
+#pragma once
+#include "gathered.h"
+#include "products.h"
+
+namespace {
+
+template <class T>
+constexpr ptrdiff_t few_elements = sizeof(T) == 8 ? 2 : 8;
+
+template <Function function, class T, ptrdiff_t n>
+struct FewElements {
+    using Work = std::conditional_t<sizeof(T) == 8, double, float>;
+    static constexpr ptrdiff_t width = 64;
+    const Work *p, *v;  // the j-th elements at j * stride
+    ptrdiff_t p_stride, v_stride;
+    alignas(64) Work p_own[n * width], v_own[n * width], y[n * width];
+
+    // Rows side by side, their elements `after` apart; or, with 1, one row after the other. to may be p or v.
+    void operator()(const T* p_from, const T* v_from, T* to, ptrdiff_t after, ptrdiff_t count) {
+        for (ptrdiff_t i = 0, some; i < count; i += some) {
+            some = std::min(width, count - i);
+            ptrdiff_t at = after > 1 ? i : n * i;
+            p = read(p_from + at, p_own, p_stride, after, some);
+            v = read(v_from + at, v_own, v_stride, after, some);
+            if (!products(0, some)) one_by_one(some);
+            write(to + at, after, some);
+        }
+    }
+
+private:
+    // The elements side by side: where they are, or in rows of their own.
+    static const Work* read(const T* x, Work* own, ptrdiff_t& stride, ptrdiff_t after, ptrdiff_t count) {
+        stride = width;
+        if (after == 1) {
+            Work converted[n * width];
+            const Work* rows = converted;
+            fetch<false>(x + block, n * count);
+            if constexpr (sizeof(T) == 2) widen(x, converted, n * count);
+            else rows = x;
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < count; ++i)
+                for (ptrdiff_t j = 0; j < n; ++j) own[j * width + i] = rows[i * n + j];
+            return own;
+        }
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            fetch<false>(x + j * after + block, count);
+            if constexpr (sizeof(T) == 2) widen(x + j * after, own + j * width, count);
+        }
+        if constexpr (sizeof(T) == 2) return own;
+        else return stride = after, x;
+    }
+
+    void write(T* to, ptrdiff_t after, ptrdiff_t count) {
+        const Work* from = y;
+        if (after > 1) {
+            for (ptrdiff_t j = 0; j < n; ++j) {
+                fetch<true>(to + j * after + block, count);
+                convert(from + j * width, to + j * after, count);
+            }
+            return;
+        }
+        Work converted[n * width], *rows = converted;
+        fetch<true>(to + block, n * count);
+        if constexpr (sizeof(T) > 2) rows = to;
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < count; ++i)
+            for (ptrdiff_t j = 0; j < n; ++j) rows[i * n + j] = from[j * width + i];
+        if constexpr (sizeof(T) == 2) narrow(converted, to, n * count);
+    }
+
+    // False where a mean is not finite, or (float32) a weight not near 1, or (float64) no element counts.
+    bool products(ptrdiff_t from, ptrdiff_t count) {
+        const Work *ps = p, *vs = v;
+        Work* ys = y;
+        ptrdiff_t p_next = p_stride, v_next = v_stride;
+        std::make_signed_t<typename Format<Work>::Bits> good = 1;
+#pragma omp simd reduction(& : good)
+        for (ptrdiff_t i = from; i < from + count; ++i) {
+            double reference, mean;
+            bool counts;
+            if constexpr (sizeof(T) == 8) {
+                double p_0 = ps[i], p_1 = ps[p_next + i], v_0 = vs[i], v_1 = vs[v_next + i];
+                bool is_second = p_1 > p_0;
+                reference = is_second ? v_1 : v_0;
+                mean = is_second ? p_0 * (v_0 - v_1) : p_1 * (v_1 - v_0);
+                counts = (is_second ? p_1 : p_0) > 0;
+            } else {
+                float v_r = 0;
+                for (ptrdiff_t j = n - 1; j >= 0; --j) {
+                    float p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
+                    v_r = p_j >= negligible || j == n - 1 ? v_j : v_r;
+                }
+                reference = v_r;
+                constexpr ptrdiff_t parts = n < 4 ? 1 : 4, whole = n / parts * parts;
+                double sum[parts] = {}, weight[parts] = {};
+
+                for (ptrdiff_t j = 0; j < n; ++j) {
+                    double p_j = ps[j * p_next + i], d = vs[j * v_next + i] - reference;
+                    ptrdiff_t to = j < whole ? j % parts : 0;
+                    sum[to] = fma(p_j, d, sum[to]), weight[to] += p_j;
+                }
+                if constexpr (parts == 4) {
+                    sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+                    weight[0] = (weight[0] + weight[1]) + (weight[2] + weight[3]);
+                }
+                mean = mean_near_1(sum[0], weight[0]);
+                counts = is_near_1(weight[0]);
+            }
+
+            for (ptrdiff_t j = 0; j < n; ++j)
+                ys[j * width + i] = product_of<function>(ps[j * p_next + i], (vs[j * v_next + i] - reference) - mean);
+            good &= (counts ? 1 : 0) & (mean - mean == 0 ? 1 : 0);
+        }
+        return good != 0;
+    }
+
+    void one_by_one(ptrdiff_t count) {
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            if (products(i, 1)) continue;
+            Work row_p[n], row_v[n], row_y[n];
+            for (ptrdiff_t j = 0; j < n; ++j) row_p[j] = p[j * p_stride + i], row_v[j] = v[j * v_stride + i];
+            if constexpr (sizeof(T) == 8) product_with_jacobian<function, double>(row_p, row_v, row_y, n, 1, nullptr);
+            else short_products<function>(row_p, row_v, row_y, n, 1);
+            for (ptrdiff_t j = 0; j < n; ++j) y[j * width + i] = row_y[j];
+        }
+    }
+};
+
+// Of n elements, from 2 to few_elements.
+template <Function function, class T, ptrdiff_t n = few_elements<T>>
+void few_element_products(const T* p, const T* v, T* y, ptrdiff_t of, ptrdiff_t after, ptrdiff_t count) {
+    if (of == n) return FewElements<function, T, n>()(p, v, y, after, count);
+    if constexpr (n > 2) few_element_products<function, T, n - 1>(p, v, y, of, after, count);
+}
+
+}  // namespace
