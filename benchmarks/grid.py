@@ -11,6 +11,7 @@ or a middle one; `steps` takes every second element of the last axis, `slices` h
 after each row. A peer three times slower than the fastest is not asked about longer arrays.
 
 AVX2 for all: FASTSOFTMAX_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 XLA_FLAGS=--xla_cpu_max_isa=AVX2
+NPY_DISABLE_CPU_FEATURES=X86_V4 (NumPy 2.4; onnxruntime cannot be held to it)
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ the cache for small arrays. `x best` is our time over that of the fastest peer: 
 faster. Results go into an array that is there already, for all that can do so.
 
 AVX2 for all: FASTSOFTMAX_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 XLA_FLAGS=--xla_cpu_max_isa=AVX2
+NPY_DISABLE_CPU_FEATURES=X86_V4 (NumPy 2.4; onnxruntime cannot be held to it)
 """
 
 from __future__ import annotations

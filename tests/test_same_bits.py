@@ -356,3 +356,14 @@ def test_products_of_two_beside_rows_of_their_own_way(
     assert_same_bits(product(*(a.copy() for a in blocks[:2]), 1), blocks[2])
     assert_same_bits(product(*blocks[:2], 1), blocks[2])
     assert_same_bits(product(p, v, out=v), alone)
+
+
+@pytest.mark.parametrize("product", [fsm.softmax_vjp, fsm.log_softmax_jvp])
+def test_products_of_weights_beyond_one(product: Any, rng: np.random.Generator) -> None:
+    """Which in float16 do not add up exactly in float32: rows go the way of columns."""
+    for n in (40, 100, 3000):
+        p = (3 * fsm.softmax(8 * rng.standard_normal((30, n)))).astype(np.float16)
+        v = (5 + rng.standard_normal((30, n))).astype(np.float16)
+        expected = product(p.astype(np.float32), v.astype(np.float32)).astype(np.float16)
+        assert_same_bits(product(p, v), expected)
+        assert_same_bits(product(p.T.copy(), v.T.copy(), 0), expected.T)

@@ -95,7 +95,6 @@ private:
                 reference = v_r;
                 constexpr ptrdiff_t parts = n < 4 ? 1 : 4, whole = n / parts * parts;
                 double sum[parts] = {}, weight[parts] = {};
-
                 for (ptrdiff_t j = 0; j < n; ++j) {
                     double p_j = ps[j * p_next + i], d = vs[j * v_next + i] - reference;
                     ptrdiff_t to = j < whole ? j % parts : 0;
@@ -108,7 +107,6 @@ private:
                 mean = mean_near_1(sum[0], weight[0]);
                 counts = is_near_1(weight[0]);
             }
-
             for (ptrdiff_t j = 0; j < n; ++j)
                 ys[j * width + i] = product_of<function>(ps[j * p_next + i], (vs[j * v_next + i] - reference) - mean);
             good &= (counts ? 1 : 0) & (mean - mean == 0 ? 1 : 0);

@@ -95,6 +95,12 @@ void half_chunk(const Half* p, const Half* v, Half* y, ptrdiff_t n, float c, flo
     else narrow(last, y, n);
 }
 
+// Whether there is a mean. Weights that are not of probabilities do not add up exactly.
+template <class Half>
+[[gnu::always_inline]] inline bool is_exact(double mean, double weight) {
+    return std::isfinite(mean) && (!adds_exactly<Half> || weight < 2);
+}
+
 // See put. Without a reference, rounding may leave something of a mean that is v: it would be the sign of a 0.
 template <class Half>
 [[gnu::always_inline]] inline void put_half(float& c, float& rest, double v_r, double mean) {
@@ -102,7 +108,7 @@ template <class Half>
     if (adds_exactly<Half>) rest = std::fabs(rest) < std::fabs(c) * 0x1p-45f ? 0 : rest;
 }
 
-// A row, which threads may share; false where its mean is not finite.
+// A row, which threads may share; false where its mean is not exact.
 template <Function function, class Half>
 bool half_product(const Half* p, const Half* v, Half* y, ptrdiff_t n, int threads) {
     double v_r = half_reference(p, v, n);
@@ -110,7 +116,7 @@ bool half_product(const Half* p, const Half* v, Half* y, ptrdiff_t n, int thread
     add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return half_weighted(p + from, v + from, length, v_r); },
                [&](Weighted part) { all.sum += part.sum, all.weight += part.weight; });
     double mean = mean_of(all);
-    if (!std::isfinite(mean)) return false;
+    if (!is_exact<Half>(mean, all.weight)) return false;
     float c, rest;
     put_half<Half>(c, rest, v_r, mean);
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
@@ -119,7 +125,7 @@ bool half_product(const Half* p, const Half* v, Half* y, ptrdiff_t n, int thread
     return true;
 }
 
-// Rows; is_not(r) is called for those whose mean is not finite. What depends on the sums of short ones is computed for some at once.
+// Rows; is_not(r) is called for those whose mean is not exact. What depends on the sums of short ones is computed for some at once.
 template <Function function, class Half, class IsNot>
 void half_products(const Half* p, const Half* v, Half* y, ptrdiff_t n, ptrdiff_t count, int threads, IsNot is_not) {
     if (n >= long_product) {
@@ -144,7 +150,7 @@ void half_products(const Half* p, const Half* v, Half* y, ptrdiff_t n, ptrdiff_t
             put_half<Half>(c[r], rest[r], v_r[r], mean[r]);
         }
         for (ptrdiff_t r = 0; r < some; ++r) {
-            if (std::isfinite(mean[r])) half_chunk<function>(p + at(r), v + at(r), y + at(r), n, c[r], rest[r]);
+            if (is_exact<Half>(mean[r], all[r].weight)) half_chunk<function>(p + at(r), v + at(r), y + at(r), n, c[r], rest[r]);
             else is_not(first + r);
         }
     }

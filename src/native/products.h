@@ -16,13 +16,15 @@ constexpr ptrdiff_t long_product = 256;
 template <class T>
 ptrdiff_t first_equal(const T* p, ptrdiff_t n, T m) {
     using Index = std::make_signed_t<typename Format<T>::Bits>;
-    Index first = static_cast<Index>(n);
-#pragma omp simd reduction(min : first)
-    for (Index i = 0; i < static_cast<Index>(n); ++i) {
-        Index found = p[i] == m ? i : static_cast<Index>(n);
-        first = found < first ? found : first;
+    ptrdiff_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        Index found = 0;
+#pragma omp simd reduction(| : found)
+        for (ptrdiff_t l = 0; l < lanes; ++l) found |= p[i + l] == m ? 1 : 0;
+        if (found) break;
     }
-    return first;
+    while (i < n && p[i] != m) ++i;
+    return i;
 }
 
 // The index of the largest element, the first of several; 0 where there is nothing but NaN.
@@ -68,7 +70,7 @@ struct Term {
     Term(double a, double b) : value(a * b), error(sizeof(T) == 8 ? fma(a, b, -(a * b)) : 0) {}
 };
 
-// term(0), ..., term(n - 1), added up in lanes, which become those of `all`.
+// term(0), ..., term(n - 1), at least as many as there are lanes, added up in these, which become those of `all`.
 template <class T, class Function, class Ahead>
 [[gnu::always_inline]] inline void add_in_lanes(ptrdiff_t n, Function term, Ahead ahead, double* all_high, double* all_low) {
     auto add = [=](double& high, double& low, ptrdiff_t i) __attribute__((always_inline)) {
@@ -82,7 +84,17 @@ template <class T, class Function, class Ahead>
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) add(high[l], low[l], i + l);
     }
-    for (; i < n; ++i) add(high[i % lanes], low[i % lanes], i);
+    if (i < n) {
+        double value[2 * lanes] = {}, error[2 * lanes] = {};
+        ptrdiff_t last = n - lanes, again = i - last;
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) {
+            Term<T> t = term(last + l);
+            value[l] = t.value, error[l] = t.error;
+        }
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) add_term<T>(high[l], low[l], value[again + l], error[again + l]);
+    }
     std::copy_n(high, lanes, all_high);
     std::copy_n(low, lanes, all_low);
 }
