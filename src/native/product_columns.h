@@ -8,7 +8,7 @@ namespace {
 // Computed as float32: see fast_row.
 template <Function function, class T>
 struct ProductColumns {
-    static constexpr ptrdiff_t width = 128;
+    static constexpr ptrdiff_t width = sizeof(T) == 2 ? 256 : 128;
 
     const T *p, *v;
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
