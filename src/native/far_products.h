@@ -15,7 +15,7 @@ struct FarProducts {
     Strided<T> p, v;
     ptrdiff_t n, count;  // count <= few_columns neighbours of n elements
     int threads;
-    double v_r[few_columns], mean[few_columns];
+    double v_r[few_columns] = {}, mean[few_columns] = {};
 
     // Of each column the v that others are taken relative to.
     void references() {
@@ -29,11 +29,7 @@ struct FarProducts {
             });
             for (ptrdiff_t c = 0; c < count; ++c) v_r[c] = counted(m[c], v_r[c]);
         } else {
-            for (ptrdiff_t c = 0; c < count; ++c) {
-                ptrdiff_t r = 0;
-                while (r < n - 1 && !(static_cast<float>(p.at(r)[c]) >= negligible)) ++r;
-                v_r[c] = static_cast<float>(v.at(r)[c]);
-            }
+            for (ptrdiff_t c = 0; c < count; ++c) v_r[c] = static_cast<float>(v.at(first_with_weight(p.x + c, n, p.stride))[c]);
         }
     }
 

@@ -126,11 +126,11 @@ private:
     }
 };
 
-// Of n elements, from 2 to few_elements.
+// Rows, one after the other, of n elements, from 2 to few_elements.
 template <Function function, class T, ptrdiff_t n = few_elements<T>>
-void few_element_products(const T* p, const T* v, T* y, ptrdiff_t of, ptrdiff_t after, ptrdiff_t count) {
-    if (of == n) return FewElements<function, T, n>()(p, v, y, after, count);
-    if constexpr (n > 2) few_element_products<function, T, n - 1>(p, v, y, of, after, count);
+void few_element_products(const T* p, const T* v, T* y, ptrdiff_t of, ptrdiff_t count) {
+    if (of == n) return FewElements<function, T, n>()(p, v, y, 1, count);
+    if constexpr (n > 2) few_element_products<function, T, n - 1>(p, v, y, of, count);
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ bool derivatives(const Rows& r) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
         T* y = static_cast<T*>(r.y) + r.first * n;
         if (n >= 2 && n <= few_elements<T> && (r.count >= 4 || sizeof(T) == 8))
-            return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
+            return few_element_products<function>(from(r.x), from(r.v), y, n, r.count), false;
         if constexpr (sizeof(T) == 8)
             if (n <= narrow_row && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
         if (n < long_product && (sizeof(T) == 4 || n > few))
@@ -77,6 +77,12 @@ bool gathered_derivatives(const Rows& r) {
     return false;
 }
 
+template <Function function, class T>
+void gathered_part(Rows r, ptrdiff_t first, ptrdiff_t count) {
+    r.first = first, r.count = count;
+    gathered_derivatives<function, T>(r);
+}
+
 // Columns, some at a time: side by side, or, where they are not finite, gathered.
 template <Function function, class T>
 bool product_columns(const Rows& r) {
@@ -87,20 +93,18 @@ bool product_columns(const Rows& r) {
         if (columns.means()) {
             columns.products(static_cast<T*>(r.y) + offset);
         } else {
-            Rows part = r;
-            part.first = first, part.count = some;
-            gathered_derivatives<function, T>(part);
+            gathered_part<function, T>(r, first, some);
         }
     });
     return false;
 }
 
-// Columns of two elements.
 template <Function function, class T>
-bool few_element_products(const Rows& r) {
+bool columns_of_two(const Rows& r) {
+    FewElements<function, T, 2> two;
     each_tile(r, r.count, [&](ptrdiff_t, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
-        few_element_products<function>(from(r.x), from(r.v), static_cast<T*>(r.y) + offset, r.n, r.after, some);
+        two(from(r.x), from(r.v), static_cast<T*>(r.y) + offset, r.after, some);
     });
     return false;
 }
@@ -123,22 +127,16 @@ bool far_products(const Rows& r) {
         };
         FarProducts<function, T> rows{from(0, r.x), from(1, r.v), r.n, some, r.threads};
         if (rows.means()) return rows.products(static_cast<T*>(r.y) + offset, r.after);
-        Rows part = r;
-        part.first = first, part.count = some;
-        gathered_derivatives<function, T>(part);
+        gathered_part<function, T>(r, first, some);
     });
     return false;
 }
 
-// Rows of 16-bit floats; those whose mean is not finite are gathered.
+// Rows of 16-bit floats; those whose mean is not exact are gathered.
 template <Function function, class T>
 bool half_products(const Rows& r) {
     auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * r.n; };
-    auto gathered = [&](ptrdiff_t i) {
-        Rows part = r;
-        part.first = r.first + i, part.count = 1;
-        gathered_derivatives<function, T>(part);
-    };
+    auto gathered = [&](ptrdiff_t i) { gathered_part<function, T>(r, r.first + i, 1); };
     half_products<function>(from(r.x), from(r.v), static_cast<T*>(r.y) + r.first * r.n, r.n, r.count, r.threads, gathered);
     return false;
 }
@@ -147,14 +145,13 @@ template <Function function, class T>
 bool products(const Rows& r) {
     constexpr bool is_product = function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP;
     if (are_narrow<T>(r)) return narrow_columns<function, T, products<function, T>>(r);
-    if constexpr (is_product)
-        if (r.n == 2 && !r.layouts) return few_element_products<function, T>(r);
-    if constexpr (is_product)
+    if constexpr (is_product) {
+        if (r.n == 2 && !r.layouts) return columns_of_two<function, T>(r);
         if (are_far<T>(r)) return far_products<function, T>(r);
-    if constexpr (is_product && sizeof(T) == 2)
-        if (r.after == 1 && !r.layouts && r.n >= long_half_product<T>) return half_products<function, T>(r);
-    if constexpr (is_product)
+        if constexpr (sizeof(T) == 2)
+            if (r.after == 1 && !r.layouts && r.n >= long_half_product<T>) return half_products<function, T>(r);
         if (r.after > few_columns) return product_columns<function, T>(r);
+    }
     if constexpr (sizeof(T) > 2)
         if (r.after == 1 && !r.layouts) return derivatives<function, T>(r);
     return gathered_derivatives<function, T>(r);

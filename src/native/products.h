@@ -209,9 +209,9 @@ inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r
 constexpr float negligible = 0x1p-26f;
 
 template <class T>
-ptrdiff_t first_with_weight(const T* p, ptrdiff_t n) {
+ptrdiff_t first_with_weight(const T* p, ptrdiff_t n, ptrdiff_t stride = 1) {
     ptrdiff_t r = 0;
-    while (r < n - 1 && !(static_cast<float>(p[r]) >= negligible)) ++r;
+    while (r < n - 1 && !(static_cast<float>(p[r * stride]) >= negligible)) ++r;
     return r;
 }
 
