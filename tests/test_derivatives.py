@@ -112,6 +112,36 @@ def test_vjp_error_of_long_rows(dtype: type, n: int, rng: np.random.Generator) -
     assert errors.max() <= 1.6
 
 
+@pytest.mark.parametrize("n", [5, 17, 40, 100, 1000, 17_000])
+@pytest.mark.parametrize(
+    "kind", ["sparse", "equal but for one", "1e-12 to 1e12", "2^-20 and 1", "1 and -1"]
+)
+def test_float64_sums_whose_size_is_misjudged(n: int, kind: str, rng: np.random.Generator) -> None:
+    """It is guessed from the first elements, and checked: the error and the bits don't show it."""
+    p = fsm.softmax(rng.uniform(0.1, 20, (40, 1)) * rng.standard_normal((40, n)))
+    v = rng.standard_normal((40, n))
+    if kind == "sparse":
+        v *= rng.random((40, n)) < 2 / n
+    elif kind == "equal but for one":
+        v = np.where(np.arange(n) == rng.integers(0, n, (40, 1)), v, v[:, :1])
+    elif kind == "1e-12 to 1e12":
+        v *= 10 ** rng.uniform(-12, 12, (40, n))
+    elif kind == "2^-20 and 1":
+        v[:, 4:] *= 2.0**20
+        v[:, -1] = 2.0**22
+    else:
+        v = np.sign(v) + 1e-13 * v
+    wide, h = widen(p), widen(v)
+    h = h - np.take_along_axis(h, p.argmax(axis=1)[:, None], axis=1)
+    exact = wide * (h - (wide * h).sum(axis=1, keepdims=True))
+    scale = wide * (np.abs(h) + (wide * np.abs(h)).sum(axis=1, keepdims=True))
+    got = fsm.softmax_vjp(p, v)
+    assert (np.abs(got - exact) <= 3 * spacing(scale, np.dtype(np.float64))).all()
+    assert_same_bits(got, fsm.softmax_vjp(p.T.copy(), v.T.copy(), axis=0).T)
+    assert_same_bits(got[3:4], fsm.softmax_vjp(p[3:4], v[3:4]))
+    assert_same_bits(got, fsm.softmax_vjp(p, np.repeat(v, 2, axis=1)[:, ::2]))
+
+
 @pytest.mark.parametrize("n", [10, 16, 64, 300, 1000])
 def test_float32_products_are_rounded_twice(n: int, rng: np.random.Generator) -> None:
     """The difference from the mean, and its product with the p that is given, taken as exact."""

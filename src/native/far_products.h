@@ -15,19 +15,25 @@ struct FarProducts {
     Strided<T> p, v;
     ptrdiff_t n, count;  // count <= few_columns neighbours of n elements
     int threads;
+    Reference reference[few_columns];  // of float64
     double v_r[few_columns] = {}, mean[few_columns] = {};
 
     // Of each column the v that others are taken relative to.
     void references() {
         if constexpr (is_double) {
-            double part[block], m[few_columns];
-            for (ptrdiff_t c = 0; c < count; ++c) m[c] = -std::numeric_limits<double>::infinity(), v_r[c] = v.x[c];
-            each_block(0, n, count, [&](ptrdiff_t c, ptrdiff_t from, ptrdiff_t length) {
-                p.gather(c, from, part, length);
-                double top = maximum(part, length);
-                if (top > m[c]) m[c] = top, v_r[c] = v.at(from + first_equal(part, length, top))[c];
-            });
-            for (ptrdiff_t c = 0; c < count; ++c) v_r[c] = counted(m[c], v_r[c]);
+            double part[chunk], most[few_columns];
+            ptrdiff_t k[few_columns] = {};
+            std::fill_n(most, few_columns, no_index);
+            for (ptrdiff_t from = 0; from < n; from += chunk)
+                for (ptrdiff_t c = 0, length = std::min(chunk, n - from); c < count; ++c) {
+                    p.gather(c, from, part, length);
+                    double key = largest_with_index(part, length);
+                    if (key > most[c]) most[c] = key, k[c] = from + index_of(key);
+                }
+            for (ptrdiff_t c = 0; c < count; ++c) {
+                reference[c] = Reference(p.at(k[c])[c], v.at(k[c])[c], n);
+                v_r[c] = reference[c].v;
+            }
         } else {
             for (ptrdiff_t c = 0; c < count; ++c) v_r[c] = static_cast<float>(v.at(first_with_weight(p.x + c, n, p.stride))[c]);
         }
@@ -46,7 +52,7 @@ struct FarProducts {
                 for (ptrdiff_t c = 0; c < count; ++c) {
                     p.gather(c, from, p_part, length);
                     v.gather(c, from, v_part, length);
-                    if constexpr (is_double) parts.of[c] = sum_of_products<false>(p_part, v_part, length, v_r[c]);
+                    if constexpr (is_double) parts.of[c] = sum_of_products(p_part, v_part, length, reference[c]);
                     else parts.of[c] = weighted(p_part, v_part, length, v_r[c]);
                 }
                 return parts;

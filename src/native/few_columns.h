@@ -8,15 +8,6 @@ namespace {
 // By chunks go as many where no cache holds them, and at most as many where they are less than a vector.
 constexpr ptrdiff_t few_columns = 7, most_columns = 15;
 
-// Bytes of a vector: loops over fewer columns are not vectorised, and slow.
-#if defined(__AVX512F__)
-constexpr ptrdiff_t vector_size = 64;
-#elif defined(__AVX2__)
-constexpr ptrdiff_t vector_size = 32;
-#else
-constexpr ptrdiff_t vector_size = 16;
-#endif
-
 // visit(c, from, length) for some elements of each of `count` columns, few enough for all to stay in the first-level cache.
 template <class Visit>
 void each_block(ptrdiff_t first, ptrdiff_t n, ptrdiff_t count, Visit visit) {

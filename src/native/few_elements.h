@@ -7,7 +7,7 @@
 namespace {
 
 template <class T>
-constexpr ptrdiff_t few_elements = sizeof(T) == 8 ? 2 : 8;
+constexpr ptrdiff_t few_elements = sizeof(T) == 8 ? few : 8;
 
 template <Function function, class T, ptrdiff_t n>
 struct FewElements {
@@ -81,11 +81,25 @@ private:
             double reference, mean;
             bool counts;
             if constexpr (sizeof(T) == 8) {
-                double p_0 = ps[i], p_1 = ps[p_next + i], v_0 = vs[i], v_1 = vs[v_next + i];
-                bool is_second = p_1 > p_0;
-                reference = is_second ? v_1 : v_0;
-                mean = is_second ? p_0 * (v_0 - v_1) : p_1 * (v_1 - v_0);
-                counts = (is_second ? p_1 : p_0) > 0;
+                double p_k = ps[i], v_k = vs[i];
+#pragma GCC unroll 16
+                for (ptrdiff_t j = 1; j < n; ++j) {
+                    double p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
+                    bool is_larger = p_j > p_k;
+                    v_k = is_larger ? v_j : v_k, p_k = is_larger ? p_j : p_k;
+                }
+                constexpr ptrdiff_t parts = std::min<ptrdiff_t>(n, 4);
+                double high[parts] = {}, low[parts] = {};
+#pragma GCC unroll 16
+                for (ptrdiff_t j = 0; j < n; ++j) {
+                    double p_j = ps[j * p_next + i], h = vs[j * v_next + i] - v_k, value = p_j * h, error = fma(p_j, h, -value);
+                    if (j < parts) high[j] = value, low[j] = error;
+                    else accumulate(high[j % parts], low[j % parts], value, error);
+                }
+                if constexpr (parts > 2) accumulate(high[0], low[0], high[2], low[2]);
+                if constexpr (parts > 3) accumulate(high[1], low[1], high[3], low[3]);
+                accumulate(high[0], low[0], high[1], low[1]);
+                reference = v_k, mean = high[0] + low[0], counts = p_k > 0;
             } else {
                 float v_r = 0;
                 for (ptrdiff_t j = n - 1; j >= 0; --j) {
@@ -107,6 +121,7 @@ private:
                 mean = mean_near_1(sum[0], weight[0]);
                 counts = is_near_1(weight[0]);
             }
+#pragma GCC unroll 16
             for (ptrdiff_t j = 0; j < n; ++j)
                 ys[j * width + i] = product_of<function>(ps[j * p_next + i], (vs[j * v_next + i] - reference) - mean);
             good &= (counts ? 1 : 0) & (mean - mean == 0 ? 1 : 0);
@@ -126,11 +141,11 @@ private:
     }
 };
 
-// Rows, one after the other, of n elements, from 2 to few_elements.
+// Rows, `after` side by side or one after the other, of n elements, from 2 to few_elements.
 template <Function function, class T, ptrdiff_t n = few_elements<T>>
-void few_element_products(const T* p, const T* v, T* y, ptrdiff_t of, ptrdiff_t count) {
-    if (of == n) return FewElements<function, T, n>()(p, v, y, 1, count);
-    if constexpr (n > 2) few_element_products<function, T, n - 1>(p, v, y, of, count);
+void few_element_products(const T* p, const T* v, T* y, ptrdiff_t of, ptrdiff_t after, ptrdiff_t count) {
+    if (of == n) return FewElements<function, T, n>()(p, v, y, after, count);
+    if constexpr (n > 2) few_element_products<function, T, n - 1>(p, v, y, of, after, count);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "anchored_columns.h"
 #include "eigenvalues.h"
 #include "far_products.h"
 #include "few_elements.h"
@@ -25,7 +26,7 @@ bool derivatives(const Rows& r) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
         T* y = static_cast<T*>(r.y) + r.first * n;
         if (n >= 2 && n <= few_elements<T> && (r.count >= 4 || sizeof(T) == 8))
-            return few_element_products<function>(from(r.x), from(r.v), y, n, r.count), false;
+            return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
         if constexpr (sizeof(T) == 8)
             if (n <= narrow_row && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
         if (n < long_product && (sizeof(T) == 4 || n > few))
@@ -87,7 +88,7 @@ void gathered_part(Rows r, ptrdiff_t first, ptrdiff_t count) {
 template <Function function, class T>
 bool product_columns(const Rows& r) {
     using Columns = ProductColumns<function, T>;
-    each_tile(r, Columns::width, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
+    each_tile(r, Columns::at_a_time(r.n), [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
         Columns columns(from(r.x), from(r.v), r.n, r.after, some);
         if (columns.means()) {
@@ -100,11 +101,10 @@ bool product_columns(const Rows& r) {
 }
 
 template <Function function, class T>
-bool columns_of_two(const Rows& r) {
-    FewElements<function, T, 2> two;
+bool columns_of_few(const Rows& r) {
     each_tile(r, r.count, [&](ptrdiff_t, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
-        two(from(r.x), from(r.v), static_cast<T*>(r.y) + offset, r.after, some);
+        few_element_products<function>(from(r.x), from(r.v), static_cast<T*>(r.y) + offset, r.n, r.after, some);
     });
     return false;
 }
@@ -146,7 +146,7 @@ bool products(const Rows& r) {
     constexpr bool is_product = function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP;
     if (are_narrow<T>(r)) return narrow_columns<function, T, products<function, T>>(r);
     if constexpr (is_product) {
-        if (r.n == 2 && !r.layouts) return columns_of_two<function, T>(r);
+        if (!r.layouts && r.n >= 2 && r.n <= (sizeof(T) == 8 ? few_elements<T> : 2)) return columns_of_few<function, T>(r);
         if (are_far<T>(r)) return far_products<function, T>(r);
         if constexpr (sizeof(T) == 2)
             if (r.after == 1 && !r.layouts && r.n >= long_half_product<T>) return half_products<function, T>(r);

@@ -24,6 +24,15 @@ template <class T>
     for (ptrdiff_t l = 0; l < n; ++l) m[l] = x[l] > m[l] ? x[l] : m[l];
 }
 
+// Bytes of a vector: loops over fewer columns are not vectorised, and slow.
+#if defined(__AVX512F__)
+constexpr ptrdiff_t vector_size = 64;
+#elif defined(__AVX2__)
+constexpr ptrdiff_t vector_size = 32;
+#else
+constexpr ptrdiff_t vector_size = 16;
+#endif
+
 // The largest of 2 * half elements, in m[0]: a template, since a loop over `half` stays one and is slow.
 template <ptrdiff_t half, class T>
 [[gnu::always_inline]] inline void fold_maximum(T* m) {

@@ -9,6 +9,7 @@ namespace {
 template <Function function, class T>
 struct ProductColumns {
     static constexpr ptrdiff_t width = sizeof(T) == 2 ? 256 : 128;
+    static ptrdiff_t at_a_time(ptrdiff_t) { return width; }
 
     const T *p, *v;
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
@@ -141,120 +142,5 @@ struct ProductColumns {
 
     void products(T* y) { n <= few ? products(y, v_r, mean) : products(y, c, rest); }
 };
-
-// Of float64, see product_with_jacobian.
-template <Function function>
-struct ProductColumns<function, double> {
-    static constexpr ptrdiff_t width = 128;
-
-    const double *p, *v;
-    ptrdiff_t n, after, count;
-    alignas(64) double high[lanes][width], low[lanes][width];  // of a chunk
-    alignas(64) double sum[width], sum_low[width], v_k[width];
-
-    ProductColumns(const double* p, const double* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
-        : p(p), v(v), n(n), after(after), count(count) {}
-
-    // Of each column the v of the largest p, where that counts.
-    void references() {
-        double largest[width];
-        std::fill_n(largest, count, -std::numeric_limits<double>::infinity());
-        std::copy_n(v, count, v_k);
-        for (ptrdiff_t j = 0; j < n; ++j) {
-            const double *p_j = p + j * after, *v_j = v + j * after;
-            fetch<false>(p_j + after, count);
-            fetch<false>(v_j + after, count);
-#pragma omp simd
-            for (ptrdiff_t i = 0; i < count; ++i) {
-                bool is_larger = p_j[i] > largest[i];
-                v_k[i] = is_larger ? v_j[i] : v_k[i];
-                largest[i] = is_larger ? p_j[i] : largest[i];
-            }
-        }
-        for (ptrdiff_t i = 0; i < count; ++i) v_k[i] = counted(largest[i], v_k[i]);
-    }
-
-    // Adds elements j of all columns to a lane, or to 0.
-    template <bool is_first>
-    [[gnu::always_inline]] void add(ptrdiff_t j, double* h, double* l) const {
-        const double *p_j = p + j * after, *v_j = v + j * after, *reference = v_k;
-        fetch<false>(p_j + after, count);
-        fetch<false>(v_j + after, count);
-#pragma omp simd
-        for (ptrdiff_t i = 0; i < count; ++i) {
-            double h_i = relative<false>(p_j[i], v_j[i], reference[i]), value = p_j[i] * h_i;
-            double error = fma(p_j[i], h_i, -value);
-            if constexpr (is_first) h[i] = 0 + value, l[i] = 0 + error;
-            else accumulate(h[i], l[i], value, error);
-        }
-    }
-
-    void add_lane(ptrdiff_t to, ptrdiff_t from) {
-#pragma omp simd
-        for (ptrdiff_t i = 0; i < count; ++i) accumulate(high[to][i], low[to][i], high[from][i], low[from][i]);
-    }
-
-    // The sums of some rows, as `sum_of` has them, in lane 0.
-    void add_rows(ptrdiff_t from, ptrdiff_t length) {
-        ptrdiff_t parts = length > few ? lanes : 4, used = std::min(parts, length);
-        for (ptrdiff_t j = 0; j < used; ++j) add<true>(from + j, high[j], low[j]);
-        for (ptrdiff_t j = used; j < length; ++j) add<false>(from + j, high[j % parts], low[j % parts]);
-        for (ptrdiff_t half = parts / 2; half > 0; half /= 2)
-            for (ptrdiff_t l = 0; l < std::min(half, used - half); ++l) add_lane(l, l + half);
-    }
-
-    bool means() {
-        references();
-        std::fill_n(sum, count, 0.0), std::fill_n(sum_low, count, 0.0);
-        for (ptrdiff_t j = 0; j < n; j += chunk) {
-            add_rows(j, std::min(chunk, n - j));
-            for (ptrdiff_t i = 0; i < count; ++i) accumulate(sum[i], sum_low[i], high[0][i], low[0][i]);
-        }
-        double* of = sum;
-        const double* of_low = sum_low;
-        int64_t finite = 1;
-#pragma omp simd reduction(& : finite)
-        for (ptrdiff_t i = 0; i < count; ++i) {
-            of[i] += of_low[i];
-            finite &= of[i] - of[i] == 0 ? 1 : 0;
-        }
-        return finite != 0;
-    }
-
-    void products(double* y) const {
-        for (ptrdiff_t j = 0; j < n; ++j) {
-            const double *p_j = p + j * after, *v_j = v + j * after;
-            double* to = y + j * after;
-            fetch<true>(to + after, count);
-#pragma omp simd
-            for (ptrdiff_t i = 0; i < count; ++i)
-                to[i] = product_of<function>(p_j[i], relative<false>(p_j[i], v_j[i], v_k[i]) - sum[i]);
-        }
-    }
-};
-
-// Rows of float64 of so many elements are computed side by side, as columns, some at a time.
-constexpr ptrdiff_t narrow_row = 31;
-
-template <Function function>
-void narrow_products(const double* p, const double* v, double* y, ptrdiff_t n, ptrdiff_t count) {
-    constexpr ptrdiff_t width = 64;
-    alignas(64) double p_j[narrow_row * width], v_j[narrow_row * width], y_j[narrow_row * width];
-    for (ptrdiff_t first = 0, some; first < count; first += some) {
-        some = std::min(width, count - first);
-        const double *ps = p + first * n, *vs = v + first * n;
-        for (ptrdiff_t r = 0; r < some; ++r)
-            for (ptrdiff_t j = 0; j < n; ++j) p_j[j * width + r] = ps[r * n + j], v_j[j * width + r] = vs[r * n + j];
-        ProductColumns<function, double> columns(p_j, v_j, n, width, some);
-        if (!columns.means()) {
-            for (ptrdiff_t r = 0; r < some; ++r)
-                product_with_jacobian<function, double>(ps + r * n, vs + r * n, y + (first + r) * n, n, 1, nullptr);
-            continue;
-        }
-        columns.products(y_j);
-        for (ptrdiff_t r = 0; r < some; ++r)
-            for (ptrdiff_t j = 0; j < n; ++j) y[(first + r) * n + j] = y_j[j * width + r];
-    }
-}
 
 }  // namespace

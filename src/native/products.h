@@ -1,6 +1,7 @@
 // Products of vectors with the Jacobian of softmax (and, since they are alike, of log_softmax with a vector), from the
 // probabilities p, without cancellation. Where p is 0, as of masked elements, the vectors do not count, and the result is 0.
 #pragma once
+#include "anchored.h"
 #include "short_rows.h"
 #include "stream.h"
 
@@ -43,14 +44,6 @@ ptrdiff_t largest(const T* p, ptrdiff_t n) {
     }
     ptrdiff_t length = std::min(block, n - from), i = first_equal(p + from, length, m);
     return i < length ? from + i : 0;
-}
-
-// Adds up 2 * half elements, in x[0].
-template <ptrdiff_t half, class T>
-[[gnu::always_inline]] inline void fold_sum(T* x) {
-#pragma omp simd
-    for (ptrdiff_t l = 0; l < half; ++l) x[l] += x[l + half];
-    if constexpr (half > 1) fold_sum<half / 2>(x);
 }
 
 // The sum of what was added up in lanes, see add_term.
@@ -141,6 +134,15 @@ Pair weighted_mean(const T* p, const T* v, ptrdiff_t n, T v_k, int threads) {
     return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         return sum_of_products<masked>(p + from, v + from, length, v_k);
     });
+}
+
+// Of up to a chunk of a row of float64.
+inline Pair sum_of_products(const double* p, const double* v, ptrdiff_t n, Reference r) {
+    if (n > few) {
+        Pair sum = anchored_sum(p, v, n, r.v, expected_sum(v, n, r));
+        if (!std::isnan(sum.high)) return sum;
+    }
+    return sum_of_products<false>(p, v, n, r.v);
 }
 
 // Of a float32 row, or a part of it: the sums of p * (v - v[r]) and of p, in double.
@@ -271,17 +273,26 @@ void product_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, double mean
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = product_of<function>(p[i], relative<masked>(p[i], v[i], v_k) - mean);
 }
 
-// p * (h - sum(p * h)), h = v - v_k; false, and nothing written, where not masked and the sum is not finite.
+// p * (h - mean), h = v - v_k.
 template <Function function, bool masked, class T>
-bool relative_product(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, int threads, Stream<T>* stream) {
-    double mean = rounded(weighted_mean<masked>(p, v, n, v_k, threads));
-    if (!masked && !std::isfinite(mean)) return false;
+void relative_product(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, double mean, int threads, Stream<T>* stream) {
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         auto ps = p + from, vs = v + from;
         if (!stream || n < long_product) return product_chunk<function, masked>(ps, vs, y + from, length, v_k, mean);
         stream_product(threads > 1 ? nullptr : stream, ps, vs, y + from, length,
                        [=](ptrdiff_t i) { return product_of<function>(ps[i], relative<masked>(ps[i], vs[i], v_k) - mean); });
     });
+}
+
+// A row of float64; false, and nothing written, where the mean is not finite.
+template <Function function>
+bool fast_row(const double* p, const double* v, double* y, ptrdiff_t n, int threads, Stream<double>* stream) {
+    Reference reference = reference_of(p, v, n);
+    double mean = rounded(sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        return sum_of_products(p + from, v + from, length, reference);
+    }));
+    if (!std::isfinite(mean)) return false;
+    relative_product<function, false>(p, v, y, n, reference.v, mean, threads, stream);
     return true;
 }
 
@@ -289,12 +300,11 @@ bool relative_product(const T* p, const T* v, T* y, ptrdiff_t n, T v_k, int thre
 // Of log_softmax_jvp, y = h - sum(p * h).
 template <Function function, class T>
 void product_with_jacobian(const T* p, const T* v, T* y, ptrdiff_t n, int threads, Stream<T>* stream) {
-    if constexpr (sizeof(T) == 4)
-        if (fast_row<function>(p, v, y, n, threads, stream)) return;
+    if (fast_row<function>(p, v, y, n, threads, stream)) return;
     ptrdiff_t k = largest(p, n);
     T v_k = counted(p[k], v[k]);
-    if (sizeof(T) == 8 && relative_product<function, false>(p, v, y, n, v_k, threads, stream)) return;
-    relative_product<function, true>(p, v, y, n, v_k, threads, stream);
+    double mean = rounded(weighted_mean<true>(p, v, n, v_k, threads));
+    relative_product<function, true>(p, v, y, n, v_k, mean, threads, stream);
 }
 
 // Short rows, some at a time: what depends on their sums, and takes long, is computed for all of them at once.
@@ -323,29 +333,24 @@ void short_products(const float* p, const float* v, float* y, ptrdiff_t n, ptrdi
     }
 }
 
-// Of float64: their lanes are added up together, since one waits for another.
 template <Function function>
 void short_products(const double* p, const double* v, double* y, ptrdiff_t n, ptrdiff_t count) {
     constexpr ptrdiff_t at_a_time = 8;
-    alignas(64) double high[at_a_time][lanes], low[at_a_time][lanes], v_k[at_a_time];
+    Reference reference[at_a_time];
+    double expected[at_a_time], mean[at_a_time];
     for (ptrdiff_t some; count > 0; count -= some, p += some * n, v += some * n, y += some * n) {
         some = std::min(at_a_time, count);
+        for (ptrdiff_t r = 0; r < some; ++r) reference[r] = reference_of(p + r * n, v + r * n, n);
+        for (ptrdiff_t r = 0; r < some; ++r) expected[r] = expected_sum(v + r * n, n, reference[r]);
         for (ptrdiff_t r = 0; r < some; ++r) {
-            const double *ps = p + r * n, *vs = v + r * n;
-            ptrdiff_t k = largest(ps, n);
-            double reference = v_k[r] = counted(ps[k], vs[k]);
-            add_in_lanes<double>(n, [=](ptrdiff_t i) { return Term<double>(ps[i], relative<false>(ps[i], vs[i], reference)); },
-                                 [](ptrdiff_t) {}, high[r], low[r]);
+            Pair sum = anchored_sum(p + r * n, v + r * n, n, reference[r].v, expected[r]);
+            if (std::isnan(sum.high)) sum = sum_of_products<false>(p + r * n, v + r * n, n, reference[r].v);
+            mean[r] = rounded(sum);
         }
-        for (ptrdiff_t half = lanes / 2; half > 0; half /= 2)
-            for (ptrdiff_t r = 0; r < some; ++r)
-#pragma omp simd
-                for (ptrdiff_t l = 0; l < half; ++l) accumulate(high[r][l], low[r][l], high[r][l + half], low[r][l + half]);
         for (ptrdiff_t r = 0; r < some; ++r) {
             ptrdiff_t at = r * n;
-            double mean = rounded({high[r][0], low[r][0]});
             fetch<true>(y + at + some * n, n);
-            if (std::isfinite(mean)) product_chunk<function, false>(p + at, v + at, y + at, n, v_k[r], mean);
+            if (std::isfinite(mean[r])) product_chunk<function, false>(p + at, v + at, y + at, n, reference[r].v, mean[r]);
             else product_with_jacobian<function, double>(p + at, v + at, y + at, n, 1, nullptr);
         }
     }
