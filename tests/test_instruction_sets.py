@@ -68,6 +68,8 @@ def write(path: str) -> None:
     def add(key: str, value: Any) -> None:
         value = np.asarray(value)
         results[key] = value.astype(np.float32) if value.dtype.itemsize == 2 else value
+        # MMX instructions would take the registers of long doubles
+        assert np.longdouble(value.size or 1) / 3 > 0, key
 
     with np.errstate(all="ignore"):
         for name, function in FUNCTIONS.items():

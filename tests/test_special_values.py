@@ -108,6 +108,18 @@ def test_minus_infinity_counts_for_nothing(dtype: np.dtype, name: str) -> None:
 
 @every_function
 @every_float
+def test_the_largest_numbers_beside_minus_infinity(dtype: np.dtype, name: str) -> None:
+    for n in (3, 5, 10, 16, 40, 300):
+        x = np.tile(cast(np.longdouble("1e4000"), dtype), (4, n))
+        x[:, ::3] = -np.inf
+        x[:, 2::3] = -x[:, 2::3]
+        with np.errstate(all="raise", under="ignore"):
+            got = FUNCTIONS[name](x)
+        assert_accurate(name, got, exact(name, x), dtype)
+
+
+@every_function
+@every_float
 def test_a_row_of_minus_infinity(dtype: np.dtype, name: str) -> None:
     for n in range(1, 34):
         x = cast(np.full(n, -np.inf), dtype)

@@ -53,6 +53,18 @@ def test_products(name: str, dtype: Any, n: int, offset: int, rng: np.random.Gen
     assert_same_bits(function(p.copy(), v, out=p), out)  # in place
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [5, 20, 70])
+@pytest.mark.parametrize("more", [1, 7])
+def test_last_columns(name: str, dtype: Any, n: int, more: int, rng: np.random.Generator) -> None:
+    """Those that are left where columns go together by 64 or more."""
+    shape = (n, LARGE // np.dtype(dtype).itemsize // n // 1024 * 1024 + more)
+    x = 3 * rng.standard_normal(shape, dtype)
+    function = getattr(fsm, name)
+    assert_same_bits(function(x, axis=0).T[-100:], function(x.T[-100:].copy()))
+
+
 @pytest.mark.parametrize("name", JACOBIANS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", [1, 3, 8, 10, 16, 17, 100, 255, 256, 511, 512, 1003, 3000])

@@ -2,6 +2,7 @@
 #pragma once
 #include "columns.h"
 #include "few_columns.h"
+#include "few_logs.h"
 #include "gathered.h"
 #include "half_columns.h"
 #include "half_rows.h"
@@ -51,10 +52,23 @@ struct Call {
     }
 
     void rows(ptrdiff_t count) {
+        if constexpr (function != SOFTMAX)
+            if (is_few<function, T>(n)) return few_rows(count);
         if (n <= short_row_of<function, T>) short_rows<true>(count);
         else if (n <= middle_row<T>) short_rows<false>(count);
         else if constexpr (function == SOFTMAX) long_softmax(count);
         else long_logs(count);
+    }
+
+    void few_rows(ptrdiff_t count) {
+        for (ptrdiff_t left = count, some; left > 0; left -= some) {
+            some = std::min<ptrdiff_t>(left, stride ? 1 : 128);
+            if (few_logs_of_rows<function>(x, y, n, some, *temperature)) advance(some);
+            else
+                for (ptrdiff_t r = 0; r < some; ++r, advance(1))
+                    if (!few_logs<function>(x, y, n, 1, 1, 1, *temperature))
+                        invalid |= row_without_maximum<function>(x, y, n, maximum(x, n));
+        }
     }
 
     void long_logs(ptrdiff_t count) {
@@ -100,20 +114,13 @@ struct Call {
         Block some_rows;
         Rate<Work> rate(*temperature);
         Inverse<Work> inverse(*temperature);
-        for (ptrdiff_t left = count, next_try = count; left > 0;) {
+        for (ptrdiff_t left = count; left > 0;) {
             if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
             ptrdiff_t some = std::min(left, stride ? 1 : block / n), tame;
             if constexpr (function == SOFTMAX) {
                 tame = some_rows.tame_powers(x, some * n, rate, y) ? some : 0;
                 for (ptrdiff_t r = 0; r < tame; ++r, advance(1)) some_rows.softmax(r * n, y, n);
             } else {
-                if (left <= next_try) {
-                    if (ptrdiff_t done = side_by_side<is_short>(stride ? 1 : left)) {
-                        advance(done), left -= done;
-                        continue;
-                    }
-                    next_try = left - 2 * block;  // where a row is not tame, the next ones may not be either
-                }
                 tame = tame_logs(some_rows, stride ? 1 : left, rate);
                 for (ptrdiff_t r = 0; r < tame; ++r, advance(1))
                     put(some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
@@ -125,23 +132,6 @@ struct Call {
             else long_logs(some);  // some of them may be tame
             left -= some;
         }
-    }
-
-    // Of rows of a few elements, the first ones are computed as columns, which takes less than a sum at a time: returns how many.
-    template <bool is_short>
-    ptrdiff_t side_by_side(ptrdiff_t count) {
-        constexpr ptrdiff_t longest = sizeof(T) == 8 ? 15 : 7, width = 128;
-        if (!is_short || n > longest || count < lanes) return 0;
-        alignas(64) T columns[longest * width], results[longest * width], column[longest];
-        count = std::min(count, width);
-        for (ptrdiff_t r = 0; r < count; ++r)
-            for (ptrdiff_t j = 0; j < n; ++j) columns[j * width + r] = x[r * n + j];
-        if (!tame_columns<function, T, true>(columns, results, n, width, count, *temperature, column)) return 0;
-        if constexpr (function == LOGSUMEXP) std::copy_n(results, count, y);
-        else
-            for (ptrdiff_t r = 0; r < count; ++r)
-                for (ptrdiff_t j = 0; j < n; ++j) y[r * n + j] = results[j * width + r];
-        return count;
     }
 
     // The logarithms of the first rows, as far as they are tame, and not more than go well together: returns how many. They take
@@ -326,8 +316,9 @@ bool columns(const Rows& r) {
     return columns<function, T, contiguous_rows<function, T>>(
         r, Columns<T, is_short>::at_a_time(r.n), vector, [&](const T* x, T* y, ptrdiff_t count, double temperature) {
             bool is_rest = vector > 1 && (vector_size == 64 || r.after > vector);  // with AVX2, a few alone are faster as they lie
-            if (is_rest ? count < vector : count <= few_columns && r.streams)
+            if (is_rest ? count < vector : !is_short && count <= few_columns && r.streams)
                 return tame_few_columns<function>(Strided<T>{x, r.after}, y, r.n, count, temperature, r.threads);
+            if (is_few<function, T>(r.n)) return few_logs<function>(x, y, r.n, r.after, r.after, count, temperature);
             return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch));
         });
 }

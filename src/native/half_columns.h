@@ -1,14 +1,12 @@
 // Columns of 16-bit floats, side by side: short ones as a tile of float32, the others each in the order of a row.
 #pragma once
 #include "columns.h"
+#include "few_logs.h"
 #include "half_rows.h"
 
 namespace {
 
 constexpr ptrdiff_t half_width = 256;  // columns at a time
-
-// So many are computed for `count` columns: whole vectors, since loops over a few elements more are slow.
-inline ptrdiff_t whole_vectors(ptrdiff_t count) { return (count + lanes - 1) / lanes * lanes; }
 
 // Makes a tile of float32 of some columns, and y of what becomes of it.
 template <Function function, class Half>
@@ -22,7 +20,9 @@ bool short_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, pt
     }
     auto of_tile = tame_columns<function, float, true>;
     if constexpr (function == SOFTMAX) of_tile = tame_columns<SOFTMAX, float, true, float, Half>;
-    if (!of_tile(tile, results, n, width, width, temperature, column)) return false;
+    if (is_few<function, float>(n) ? !few_logs<function>(tile, results, n, width, width, width, temperature)
+                            : !of_tile(tile, results, n, width, width, temperature, column))
+        return false;
     for (ptrdiff_t j = 0; j < (function == LOGSUMEXP ? 1 : n); ++j) narrow(results + j * width, y + j * after, count);
     return true;
 }
