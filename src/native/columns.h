@@ -16,10 +16,15 @@ struct Columns {
     // So many columns of n elements go well together: the powers of short ones should stay near.
     static ptrdiff_t at_a_time(ptrdiff_t n) { return is_short ? std::clamp<ptrdiff_t>(8192 / n / 64 * 64, 64, width) : width; }
 
+    // Longer float64 columns, of which the powers and their tails still stay near, in scratch: others compute them twice.
+    static constexpr bool may_store = !is_short && sizeof(T) == 8;
+    static bool stores(ptrdiff_t n) { return may_store && n <= 1024; }
+
     const T* x;
     ptrdiff_t used = 0;  // lanes
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
     Rate<Work> rate;
+    T* stored = nullptr;  // n rows of powers, and n of their tails
     alignas(64) double high[lanes][width];  // of a chunk
     alignas(64) Work low[lanes][width];
     alignas(64) double sum[width], sum_low[width];
@@ -60,21 +65,22 @@ struct Columns {
     Magnitude<T> add_row(T* y, ptrdiff_t j) {
         constexpr ptrdiff_t strip = sizeof(Work) == 4 ? 128 : 256;
         const T* row = x + j * after;
-        T* e = y + j * after;
+        T *e = y + j * after, *e_tail = nullptr;
+        if constexpr (keep && may_store) e = stored + j * count, e_tail = e + n * count;
         Magnitude<T> far = wider_work ? farthest(row, count) : 0;  // beside the powers it would be as wide as they are
         if constexpr (with_largest && !is_short) keep_larger(largest, row, count);
         for (ptrdiff_t c = 0; c < count; c += strip) {
             ptrdiff_t length = std::min(strip, count - c);
             fetch<false>(row + after + c, length);
-            if (keep) fetch<true>(e + after + c, length);
-            far = std::max(far, add_strip<keep, with_largest, is_first>(row + c, e + c, j, c, length, rate));
+            if (keep && !may_store) fetch<true>(e + after + c, length);
+            far = std::max(far, add_strip<keep, with_largest, is_first>(row + c, e + c, e_tail + c, j, c, length, rate));
         }
         return far;
     }
 
     // Of the j-th elements of some columns, from c on; a copy of the rate is what no store can change.
     template <bool keep, bool with_largest, bool is_first>
-    [[gnu::always_inline]] Magnitude<T> add_strip(const T* row, T* e, ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, Rate<Work> rate) {
+    [[gnu::always_inline]] Magnitude<T> add_strip(const T* row, T* e, T* e_tail, ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, Rate<Work> rate) {
         double* h = high[j % lanes] + c;
         Work *s = low[j % lanes] + c, *v = value[is_short ? j : 0] + c, *t = tail[is_short ? j : 0] + c;
         Work *of_largest = top + c, *its_tail = top_tail + c;
@@ -96,6 +102,7 @@ struct Columns {
                 if constexpr (!wider) its_tail[i] = is_larger ? p.tail : its_tail[i];
             }
             if constexpr (keep) e[i] = p.value;
+            if constexpr (keep && may_store) e_tail[i] = p.tail;
         }
         return far;
     }
@@ -109,6 +116,7 @@ struct Columns {
                     add_term<Result>(high[l][c], low[l][c], high[l + half][c], low[l + half][c]);
     }
 
+    template <bool keep>
     void softmax(T* y) {
         Work by[width], by_low[width];
         for (ptrdiff_t c = 0; c < count; ++c) {
@@ -118,13 +126,14 @@ struct Columns {
         for (ptrdiff_t j = 0; j < n; ++j) {
             const T* row = x + j * after;
             T* e = y + j * after;
-            Work *v = value[is_short ? j : 0], *t = tail[is_short ? j : 0];
+            const Work *v = value[is_short ? j : 0], *t = tail[is_short ? j : 0];
+            if constexpr (keep && may_store) v = stored + j * count, t = v + n * count;
             const Rate<Work> r = rate;
-            if constexpr (is_short || sizeof(T) == 4) fetch<true>(e + after, count);  // others compute for longer than they write
+            if constexpr (is_short || keep) fetch<true>(e + after, count);  // others compute for longer than they write
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c) {
                 if constexpr (wider) e[c] = static_cast<T>(v[c] * by[c]);
-                else if constexpr (is_short) e[c] = scaled<Work>({v[c], t[c]}, by[c], by_low[c]);
+                else if constexpr (is_short || (keep && may_store)) e[c] = scaled<Work>({v[c], t[c]}, by[c], by_low[c]);
                 else if constexpr (sizeof(T) == 4) e[c] = scaled<Work>({e[c], 0}, by[c], by_low[c]);
                 else e[c] = scaled(power<Result>(row[c], r), by[c], by_low[c]);
             }
@@ -203,9 +212,16 @@ bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t coun
     if (count < 8 || (x == y && !is_short && sizeof(T) == 4)) return false;
     Tile tile(x, n, after, count, temperature);
     constexpr bool keep = function == SOFTMAX && !is_short && sizeof(T) == 4;
+    if constexpr (function == SOFTMAX && Tile::may_store)
+        if (Tile::stores(n)) {
+            tile.stored = scratch;
+            if (!tile.template powers<true, false>(y)) return false;
+            tile.template softmax<true>(y);
+            return true;
+        }
     if (!tile.template powers<keep, function != SOFTMAX>(y)) return false;
     if constexpr (function == SOFTMAX) {
-        tile.softmax(y);
+        tile.template softmax<keep>(y);
         return true;
     } else {
         tile.logs(scratch);

@@ -313,8 +313,10 @@ bool columns(const Rows& r, ptrdiff_t at_a_time, ptrdiff_t vector, Tame tame) {
 template <Function function, class T, bool is_short>
 bool columns(const Rows& r) {
     constexpr ptrdiff_t vector = is_short || sizeof(T) == 8 ? 1 : vector_size / sizeof(T);
+    using Tile = Columns<T, is_short>;
+    ptrdiff_t at_a_time = function == SOFTMAX && Tile::stores(r.n) ? columns_at_a_time(r.n) : Tile::at_a_time(r.n);
     return columns<function, T, contiguous_rows<function, T>>(
-        r, Columns<T, is_short>::at_a_time(r.n), vector, [&](const T* x, T* y, ptrdiff_t count, double temperature) {
+        r, at_a_time, vector, [&](const T* x, T* y, ptrdiff_t count, double temperature) {
             bool is_rest = vector > 1 && (vector_size == 64 || r.after > vector);  // with AVX2, a few alone are faster as they lie
             if (is_rest ? count < vector : !is_short && count <= few_columns && r.streams)
                 return tame_few_columns<function>(Strided<T>{x, r.after}, y, r.n, count, temperature, r.threads);
