@@ -10,7 +10,7 @@ template <Function function, class T>
 struct FarProducts {
     static constexpr bool is_double = sizeof(T) == 8;
     using Work = std::conditional_t<is_double, double, float>;
-    using Part = std::conditional_t<is_double, Pair, Weighted>;  // of a sum, see weighted_mean and `weighted`
+    using Part = std::conditional_t<is_double, Pair, Weighted>;  // of a sum, see sum_of_products and `weighted`
 
     Strided<T> p, v;
     ptrdiff_t n, count;  // count <= few_columns neighbours of n elements

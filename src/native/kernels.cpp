@@ -144,11 +144,11 @@ bool half_products(const Rows& r) {
 template <Function function, class T>
 bool products(const Rows& r) {
     constexpr bool is_product = function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP;
-    bool is_few = is_product && !r.layouts && r.n >= 2 && r.n <= (sizeof(T) == 8 ? few_elements<T> : 2);
+    bool are_few = is_product && !r.layouts && r.n >= 2 && r.n <= (sizeof(T) == 8 ? few_elements<T> : 2);
     bool are_vectors = sizeof(T) == 8 && r.after >= 16 && r.after % 8 == 0;
-    if (are_narrow<T>(r) && !(is_few && are_vectors)) return narrow_columns<function, T, products<function, T>>(r);
+    if (are_narrow<T>(r) && !(are_few && are_vectors)) return narrow_columns<function, T, products<function, T>>(r);
     if constexpr (is_product) {
-        if (is_few) return columns_of_few<function, T>(r);
+        if (are_few) return columns_of_few<function, T>(r);
         if (are_far<T>(r)) return far_products<function, T>(r);
         if constexpr (sizeof(T) == 2)
             if (r.after == 1 && !r.layouts && r.n >= long_half_product<T>) return half_products<function, T>(r);

@@ -129,10 +129,10 @@ Pair sum_of_products(const T* p, const T* v, ptrdiff_t n, T v_k) {
                      [=](ptrdiff_t i) { fetch<false>(p + i, lanes), fetch<false>(v + i, lanes); });
 }
 
-template <bool masked, class T>
+template <class T>
 Pair weighted_mean(const T* p, const T* v, ptrdiff_t n, T v_k, int threads) {
     return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        return sum_of_products<masked>(p + from, v + from, length, v_k);
+        return sum_of_products<true>(p + from, v + from, length, v_k);
     });
 }
 
@@ -303,7 +303,7 @@ void product_with_jacobian(const T* p, const T* v, T* y, ptrdiff_t n, int thread
     if (fast_row<function>(p, v, y, n, threads, stream)) return;
     ptrdiff_t k = largest(p, n);
     T v_k = counted(p[k], v[k]);
-    double mean = rounded(weighted_mean<true>(p, v, n, v_k, threads));
+    double mean = rounded(weighted_mean(p, v, n, v_k, threads));
     relative_product<function, true>(p, v, y, n, v_k, mean, threads, stream);
 }
 
@@ -337,16 +337,11 @@ template <Function function>
 void short_products(const double* p, const double* v, double* y, ptrdiff_t n, ptrdiff_t count) {
     constexpr ptrdiff_t at_a_time = 8;
     Reference reference[at_a_time];
-    double expected[at_a_time], mean[at_a_time];
+    double mean[at_a_time];
     for (ptrdiff_t some; count > 0; count -= some, p += some * n, v += some * n, y += some * n) {
         some = std::min(at_a_time, count);
         for (ptrdiff_t r = 0; r < some; ++r) reference[r] = reference_of(p + r * n, v + r * n, n);
-        for (ptrdiff_t r = 0; r < some; ++r) expected[r] = expected_sum(v + r * n, n, reference[r]);
-        for (ptrdiff_t r = 0; r < some; ++r) {
-            Pair sum = anchored_sum(p + r * n, v + r * n, n, reference[r].v, expected[r]);
-            if (std::isnan(sum.high)) sum = sum_of_products<false>(p + r * n, v + r * n, n, reference[r].v);
-            mean[r] = rounded(sum);
-        }
+        for (ptrdiff_t r = 0; r < some; ++r) mean[r] = rounded(sum_of_products(p + r * n, v + r * n, n, reference[r]));
         for (ptrdiff_t r = 0; r < some; ++r) {
             ptrdiff_t at = r * n;
             fetch<true>(y + at + some * n, n);
@@ -377,7 +372,7 @@ template <class T>
 void softmax_vjp_derivative(const T* p, const T* v, const T* u, T* y, ptrdiff_t n, int threads) {
     ptrdiff_t k = largest(p, n);
     T v_k = counted(p[k], v[k]), u_k = counted(p[k], u[k]);
-    double v_mean = rounded(weighted_mean<true>(p, v, n, v_k, threads)), u_mean = rounded(weighted_mean<true>(p, u, n, u_k, threads));
+    double v_mean = rounded(weighted_mean(p, v, n, v_k, threads)), u_mean = rounded(weighted_mean(p, u, n, u_k, threads));
     Pair products = sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         return sum_of_products(p + from, v + from, u + from, length, v_k, u_k);
     });
