@@ -112,10 +112,11 @@ bool few_logs(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_str
     return logs.template put<false>(y, y_stride, count), true;
 }
 
-// Of rows, laid side by side.
+// Of up to few_logs_width rows, laid side by side.
+constexpr ptrdiff_t few_logs_width = 128;
 template <Function function, class T>
 bool few_logs_of_rows(const T* x, T* y, ptrdiff_t n, ptrdiff_t count, double temperature) {
-    constexpr ptrdiff_t width = 128;
+    constexpr ptrdiff_t width = few_logs_width;
     if (count == 1) return few_logs<function>(x, y, n, 1, 1, 1, temperature);
     alignas(64) T columns[most_few_logs<T> * width], results[most_few_logs<T> * width];
     ptrdiff_t whole = whole_vectors(count), n_results = function == LOGSUMEXP ? 1 : n;

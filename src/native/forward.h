@@ -62,7 +62,7 @@ struct Call {
 
     void few_rows(ptrdiff_t count) {
         for (ptrdiff_t left = count, some; left > 0; left -= some) {
-            some = std::min<ptrdiff_t>(left, stride ? 1 : 128);
+            some = std::min(left, stride ? 1 : few_logs_width);
             if (few_logs_of_rows<function>(x, y, n, some, *temperature)) advance(some);
             else
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1))

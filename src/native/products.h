@@ -63,13 +63,14 @@ struct Term {
     Term(double a, double b) : value(a * b), error(sizeof(T) == 8 ? fma(a, b, -(a * b)) : 0) {}
 };
 
-// term(0), ..., term(n - 1), at least as many as there are lanes, added up in these, which become those of `all`.
+// term(0) + ... + term(n - 1): of a few in four parts, of more in lanes.
 template <class T, class Function, class Ahead>
-[[gnu::always_inline]] inline void add_in_lanes(ptrdiff_t n, Function term, Ahead ahead, double* all_high, double* all_low) {
+[[gnu::always_inline]] inline Pair sum_of(ptrdiff_t n, Function term, Ahead ahead) {
     auto add = [=](double& high, double& low, ptrdiff_t i) __attribute__((always_inline)) {
         Term<T> t = term(i);
         add_term<T>(high, low, t.value, t.error);
     };
+    if (n <= few) return in_turn<T>(n, [=](Pair& sum, ptrdiff_t i) { add(sum.high, sum.low, i); });
     double high[lanes] = {}, low[lanes] = {};
     ptrdiff_t i = 0;
     for (; i + lanes <= n; i += lanes) {
@@ -88,20 +89,6 @@ template <class T, class Function, class Ahead>
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) add_term<T>(high[l], low[l], value[again + l], error[again + l]);
     }
-    std::copy_n(high, lanes, all_high);
-    std::copy_n(low, lanes, all_low);
-}
-
-// Their sum: of a few in four parts, of more in lanes.
-template <class T, class Function, class Ahead>
-[[gnu::always_inline]] inline Pair sum_of(ptrdiff_t n, Function term, Ahead ahead) {
-    if (n <= few)
-        return in_turn<T>(n, [=](Pair& sum, ptrdiff_t i) {
-            Term<T> t = term(i);
-            add_term<T>(sum.high, sum.low, t.value, t.error);
-        });
-    double high[lanes], low[lanes];
-    add_in_lanes<T>(n, term, ahead, high, low);
     return total<T>(high, low);
 }
 
