@@ -339,7 +339,7 @@ def test_columns_that_are_not_a_whole_vector(
 
 
 @every_float
-@pytest.mark.parametrize("product", [fsm.softmax_vjp, fsm.log_softmax_jvp])
+@pytest.mark.parametrize("product", [fsm.softmax_vjp, fsm.log_softmax_vjp, fsm.log_softmax_jvp])
 def test_products_of_two_beside_rows_of_their_own_way(
     product: Any, dtype: np.dtype, rng: np.random.Generator
 ) -> None:
@@ -358,7 +358,7 @@ def test_products_of_two_beside_rows_of_their_own_way(
     assert_same_bits(product(p, v, out=v), alone)
 
 
-@pytest.mark.parametrize("product", [fsm.softmax_vjp, fsm.log_softmax_jvp])
+@pytest.mark.parametrize("product", [fsm.softmax_vjp, fsm.log_softmax_vjp, fsm.log_softmax_jvp])
 def test_products_of_weights_beyond_one(product: Any, rng: np.random.Generator) -> None:
     """Which in float16 do not add up exactly in float32: rows go the way of columns."""
     for n in (40, 100, 3000):
@@ -367,3 +367,27 @@ def test_products_of_weights_beyond_one(product: Any, rng: np.random.Generator) 
         expected = product(p.astype(np.float32), v.astype(np.float32)).astype(np.float16)
         assert_same_bits(product(p, v), expected)
         assert_same_bits(product(p.T.copy(), v.T.copy(), 0), expected.T)
+
+
+@every_float
+def test_products_of_the_logarithm_where_a_p_is_above_one_half(
+    dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    """Its product comes from the sums of the others; of two, which no probabilities are, from all."""
+    for n in (2, 3, 15, 16, 17, 40, 100, 257, 16384 + 7):
+        count = 40 if n < 1000 else 9
+        x, v = 3 * rng.standard_normal((2, count, n))
+        x[np.arange(count), rng.integers(n, size=count)] += rng.choice([0, 15], count)
+        p, v = fsm.softmax(cast(x, dtype)), cast(v, dtype)
+        columns = [np.ascontiguousarray(a.T) for a in (p, v)]
+        expected = np.array([fsm.log_softmax_vjp(*row) for row in zip(p, v, strict=True)], dtype)
+        assert_same_bits(fsm.log_softmax_vjp(p, v), expected)
+        assert_same_bits(fsm.log_softmax_vjp(*columns, axis=0), expected.T)
+        assert_same_bits(fsm.log_softmax_vjp(p, v, out=v.copy()), expected)
+        p[3, [0, n - 1]] = 0.75
+        columns[0][[0, n - 1], 3] = 0.75
+        expected = fsm.log_softmax_vjp(p, v)
+        weight, value = p[3].astype(float), np.where(p[3] == 0, 0, v[3].astype(float))
+        plain = value - weight * value.sum()
+        np.testing.assert_allclose(expected[3].astype(float), plain, rtol=0.02, atol=0.02)
+        assert_same_bits(fsm.log_softmax_vjp(*columns, axis=0, out=columns[1]), expected.T)

@@ -2,12 +2,12 @@
 // in the order of `weighted` or, of float64, where rows have two, of `sum_of`.
 #pragma once
 #include "gathered.h"
-#include "products.h"
+#include "log_products.h"
 
 namespace {
 
-template <class T>
-constexpr ptrdiff_t few_elements = sizeof(T) == 8 ? few : 8;
+template <Function function, class T>
+constexpr ptrdiff_t few_elements = sizeof(T) == 8 || function == LOG_SOFTMAX_VJP ? few : 8;
 
 template <Function function, class T, ptrdiff_t n>
 struct FewElements {
@@ -70,8 +70,50 @@ private:
         if constexpr (sizeof(T) == 2) narrow(converted, to, n * count);
     }
 
+    // False where there is more than one peak.
+    bool shares(ptrdiff_t from, ptrdiff_t count) {
+        const Work *ps = p, *vs = v;
+        Work* ys = y;
+        ptrdiff_t p_next = p_stride, v_next = v_stride;
+        std::make_signed_t<typename Format<Work>::Bits> good = 1;
+#pragma omp simd reduction(& : good)
+        for (ptrdiff_t i = from; i < from + count; ++i) {
+            constexpr ptrdiff_t parts = std::min<ptrdiff_t>(n, 4);
+            double v_high[parts] = {}, v_low[parts] = {}, p_high[parts] = {}, p_low[parts] = {};
+            Work v_k = 0;
+            Peaks<Work> peaks = 0;
+#pragma GCC unroll 16
+            for (ptrdiff_t j = 0; j < n; ++j) {
+                Work p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
+                add_other(v_high[j % parts], v_low[j % parts], p_high[j % parts], p_low[j % parts], peaks, p_j, v_j, Peaks<Work>{0});
+                v_k = p_j > peak<Work> ? v_j : v_k;
+            }
+            if constexpr (parts > 2) {
+                add_term<T>(v_high[0], v_low[0], v_high[2], v_low[2]);
+                add_term<T>(p_high[0], p_low[0], p_high[2], p_low[2]);
+            }
+            if constexpr (parts > 3) {
+                add_term<T>(v_high[1], v_low[1], v_high[3], v_low[3]);
+                add_term<T>(p_high[1], p_low[1], p_high[3], p_low[3]);
+            }
+            add_term<T>(v_high[0], v_low[0], v_high[1], v_low[1]);
+            add_term<T>(p_high[0], p_low[0], p_high[1], p_low[1]);
+            double others_v = v_high[0] + v_low[0], others_p = p_high[0] + p_low[0], sum = v_high[0], sum_low = v_low[0];
+            add_term<T>(sum, sum_low, static_cast<double>(v_k), 0.0);
+#pragma GCC unroll 16
+            for (ptrdiff_t j = 0; j < n; ++j) {
+                double p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
+                double plain = less_share(p_j, v_j, sum, sum_low), of_peak = at_peak(p_j, v_j, others_p, others_v);
+                ys[j * width + i] = static_cast<Work>(p_j > peak<Work> ? of_peak : plain);
+            }
+            good &= peaks <= one_peak ? 1 : 0;
+        }
+        return good != 0;
+    }
+
     // False where a mean is not finite, or (float32) a weight not near 1, or (float64) no element counts.
     bool products(ptrdiff_t from, ptrdiff_t count) {
+        if constexpr (function == LOG_SOFTMAX_VJP) return shares(from, count);
         const Work *ps = p, *vs = v;
         Work* ys = y;
         ptrdiff_t p_next = p_stride, v_next = v_stride;
@@ -134,7 +176,8 @@ private:
             if (products(i, 1)) continue;
             Work row_p[n], row_v[n], row_y[n];
             for (ptrdiff_t j = 0; j < n; ++j) row_p[j] = p[j * p_stride + i], row_v[j] = v[j * v_stride + i];
-            if constexpr (sizeof(T) == 8) product_with_jacobian<function, double>(row_p, row_v, row_y, n, 1, nullptr);
+            if constexpr (function == LOG_SOFTMAX_VJP) log_softmax_vjp(row_p, row_v, row_y, n, 1, false);
+            else if constexpr (sizeof(T) == 8) product_with_jacobian<function, double>(row_p, row_v, row_y, n, 1, nullptr);
             else short_products<function>(row_p, row_v, row_y, n, 1);
             for (ptrdiff_t j = 0; j < n; ++j) y[j * width + i] = row_y[j];
         }
@@ -142,7 +185,7 @@ private:
 };
 
 // Rows, `after` side by side or one after the other, of n elements, from 2 to few_elements.
-template <Function function, class T, ptrdiff_t n = few_elements<T>>
+template <Function function, class T, ptrdiff_t n = few_elements<function, T>>
 void few_element_products(const T* p, const T* v, T* y, ptrdiff_t of, ptrdiff_t after, ptrdiff_t count) {
     if (of == n) return FewElements<function, T, n>()(p, v, y, after, count);
     if constexpr (n > 2) few_element_products<function, T, n - 1>(p, v, y, of, after, count);

@@ -4,23 +4,22 @@
 
 namespace {
 
-// 1 - p[i]; of a p above 1/2, the sum of the others. There is one at most, the limit allowing for the roundings of two.
+// 1 - p[i]; of a peak, the sum of the others.
 template <class T>
 struct OneLess {
-    static constexpr T limit = T(0.501);
     const T* p;
     double others = 0;
     OneLess(const T* p, ptrdiff_t n, int threads) : p(p) {
         if (n <= short_row) others = rounded(in_turn<T>(n, [=](Pair& sum, ptrdiff_t i) { add_other(sum, p[i]); }));
-        else if (maximum(p, n, threads) > limit)
+        else if (maximum(p, n, threads) > peak<T>)
             others = rounded(sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return sum_of_others(p + from, length); }));
     }
-    double operator()(ptrdiff_t i) const { return p[i] > limit ? others : 1 - static_cast<double>(p[i]); }
+    double operator()(ptrdiff_t i) const { return p[i] > peak<T> ? others : 1 - static_cast<double>(p[i]); }
 
 private:
-    static void add_other(Pair& sum, T p) { add_term<T>(sum.high, sum.low, p > limit ? 0 : static_cast<double>(p), 0.0); }
+    static void add_other(Pair& sum, T p) { add_term<T>(sum.high, sum.low, p > peak<T> ? 0 : static_cast<double>(p), 0.0); }
     static Pair sum_of_others(const T* p, ptrdiff_t n) {
-        return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(p[i] > limit ? T(0) : p[i], 1); });
+        return sum_of<T>(n, [=](ptrdiff_t i) { return Term<T>(p[i] > peak<T> ? T(0) : p[i], 1); });
     }
 };
 

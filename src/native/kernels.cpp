@@ -11,7 +11,7 @@
 #include "gathered.h"
 #include "half_products.h"
 #include "jacobians.h"
-#include "log_products.h"
+#include "log_columns.h"
 #include "loss_rows.h"
 #include "narrow_columns.h"
 #include "product_columns.h"
@@ -19,14 +19,22 @@
 
 namespace {
 
+// With one vector.
+template <Function function>
+constexpr bool is_product = vectors(function) == 1;
+
 template <Function function, class T>
 bool derivatives(const Rows& r) {
     ptrdiff_t n = r.n, results = function == SOFTMAX_JACOBIAN || function == LOG_SOFTMAX_JACOBIAN ? n * n : n;
+    if constexpr (is_product<function>) {
+        auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
+        T* y = static_cast<T*>(r.y) + r.first * n;
+        if (n >= 2 && n <= few_elements<function, T> && (r.count >= 4 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
+            return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
+    }
     if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
         T* y = static_cast<T*>(r.y) + r.first * n;
-        if (n >= 2 && n <= few_elements<T> && (r.count >= 4 || sizeof(T) == 8))
-            return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
         if constexpr (sizeof(T) == 8)
             if (n <= narrow_row && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
         if (n < long_product && (sizeof(T) == 4 || n > few))
@@ -87,7 +95,7 @@ void gathered_part(Rows r, ptrdiff_t first, ptrdiff_t count) {
 // Columns, some at a time: side by side, or, where they are not finite, gathered.
 template <Function function, class T>
 bool product_columns(const Rows& r) {
-    using Columns = ProductColumns<function, T>;
+    using Columns = std::conditional_t<function == LOG_SOFTMAX_VJP, LogProductColumns<T>, ProductColumns<function, T>>;
     each_tile(r, Columns::at_a_time(r.n), [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
         Columns columns(from(r.x), from(r.v), r.n, r.after, some);
@@ -143,11 +151,14 @@ bool half_products(const Rows& r) {
 
 template <Function function, class T>
 bool products(const Rows& r) {
-    constexpr bool is_product = function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP;
-    bool are_few = is_product && !r.layouts && r.n >= 2 && r.n <= (sizeof(T) == 8 ? few_elements<T> : 2);
+    ptrdiff_t most = sizeof(T) == 8 || function == LOG_SOFTMAX_VJP ? few : 2;
+    bool are_few = is_product<function> && !r.layouts && r.n >= 2 && r.n <= most;
     bool are_vectors = sizeof(T) == 8 && r.after >= 16 && r.after % 8 == 0;
     if (are_narrow<T>(r) && !(are_few && are_vectors)) return narrow_columns<function, T, products<function, T>>(r);
-    if constexpr (is_product) {
+    if constexpr (function == LOG_SOFTMAX_VJP) {
+        if (are_few) return columns_of_few<function, T>(r);
+        if (r.after > few_columns && r.n > few) return product_columns<function, T>(r);
+    } else if constexpr (is_product<function>) {
         if (are_few) return columns_of_few<function, T>(r);
         if (are_far<T>(r)) return far_products<function, T>(r);
         if constexpr (sizeof(T) == 2)

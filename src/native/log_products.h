@@ -1,94 +1,118 @@
-// Products of a vector with the Jacobian of log_softmax, from the probabilities p: v - p * sum(v), without cancellation.
+// Products of a vector with the Jacobian of log_softmax, from the probabilities p: v - p * sum(v), without cancellation. Where p is
+// 0, as of masked elements, the vector does not count, and the result is 0.
 #pragma once
 #include "products.h"
 
 namespace {
 
-// The index of a p above 1/2, of which there is one at most; -1 where there is none. Only its 1 - p can cancel.
+// The sums of the v and the p that are no peaks; how many peaks there are, and where, if there is one.
+struct Others {
+    Pair v{0, 0}, p{0, 0};
+    ptrdiff_t peaks = 0, k = 0;
+};
+
+// In the bits below, the index of a peak in a chunk, above them how many there are.
 template <class T>
-ptrdiff_t above_half(const T* p, ptrdiff_t n) {
-    ptrdiff_t k = -1;
-    if (n <= short_row) {
-        for (ptrdiff_t i = 0; i < n; ++i) k = p[i] > T(0.5) ? i : k;
-        return k;
-    }
-    for (ptrdiff_t i = 0; i < n && k < 0; i += block)
-        if (ptrdiff_t length = std::min(block, n - i); maximum(p + i, length) > T(0.5)) k = i + largest(p + i, length);
-    return k;
+using Peaks = std::make_signed_t<typename Format<T>::Bits>;
+constexpr int index_bits = 16;
+constexpr int one_peak = 1 << index_bits;
+
+// Adds to these sums the i-th element; a p of 0 leaves its v out.
+template <class T>
+[[gnu::always_inline]] inline void add_other(double& v_high, double& v_low, double& p_high, double& p_low, Peaks<T>& peaks, T p, T v,
+                                             Peaks<T> i) {
+    T other = p > peak<T> ? 0 : p, of_other = counted(other, v);
+    add_term<T>(v_high, v_low, static_cast<double>(of_other), 0.0);
+    add_term<T>(p_high, p_low, static_cast<double>(other), 0.0);
+    peaks += (p > peak<T> ? -1 : 0) & (one_peak + i);
 }
 
-// The sum of v where p is not 0, in lanes.
+// In lanes, what is left over in the last of them.
 template <class T>
-Pair counted_sum(const T* p, const T* v, ptrdiff_t n) {
-    double high[lanes] = {}, low[lanes] = {};
-    ptrdiff_t whole = n / lanes * lanes;
-    for (ptrdiff_t i = 0; i < whole; i += lanes) {
+[[gnu::always_inline]] inline Others others(const T* p, const T* v, ptrdiff_t n) {
+    double v_high[lanes] = {}, v_low[lanes] = {}, p_high[lanes] = {}, p_low[lanes] = {};
+    Peaks<T> peaks[lanes] = {}, i = 0, end = static_cast<Peaks<T>>(n);
+    for (; i + lanes <= end; i += lanes) {
         fetch<false>(p + i + block, lanes);
         fetch<false>(v + i + block, lanes);
 #pragma omp simd
-        for (ptrdiff_t l = 0; l < lanes; ++l) add_term<T>(high[l], low[l], static_cast<double>(counted(p[i + l], v[i + l])), 0.0);
+        for (Peaks<T> l = 0; l < lanes; ++l)
+            add_other(v_high[l], v_low[l], p_high[l], p_low[l], peaks[l], p[i + l], v[i + l], i + l);
     }
-    Pair sum = total<T>(high, low);
-    for (ptrdiff_t i = whole; i < n; ++i) accumulate(sum.high, sum.low, static_cast<double>(counted(p[i], v[i])), 0.0);
-    return sum;
+    if (i < end && end >= lanes) {
+        Peaks<T> last = end - lanes, again = i - last;
+#pragma omp simd
+        for (Peaks<T> l = 0; l < lanes; ++l)
+            add_other(v_high[l], v_low[l], p_high[l], p_low[l], peaks[l], l < again ? T(0) : p[last + l], v[last + l], last + l);
+    } else {
+        for (Peaks<T> l = lanes - end; i < end; ++i, ++l)
+            add_other(v_high[l], v_low[l], p_high[l], p_low[l], peaks[l], p[i], v[i], i);
+    }
+    fold_sum<lanes / 2>(peaks);
+    ptrdiff_t count = peaks[0] >> index_bits;
+    return {total<T>(v_high, v_low), total<T>(p_high, p_low), count, count == 1 ? peaks[0] & (one_peak - 1) : 0};
 }
 
-// The sum of all v but v[k], where p is not 0: of what is before it and what is after.
 template <class T>
-Pair sum_of_others(const T* p, const T* v, ptrdiff_t n, ptrdiff_t k, int threads) {
-    if (n <= short_row) {
-        Pair even{0, 0}, odd{0, 0};
-        auto term = [=](ptrdiff_t i) { return i == k ? 0 : static_cast<double>(counted(p[i], v[i])); };
-        for (ptrdiff_t i = 0; i < n / 2 * 2; i += 2) {
-            add_term<T>(even.high, even.low, term(i), 0.0);
-            add_term<T>(odd.high, odd.low, term(i + 1), 0.0);
-        }
-        if (n % 2) add_term<T>(even.high, even.low, term(n - 1), 0.0);
-        accumulate(even.high, even.low, odd.high, odd.low);
-        return even;
-    }
+Others others(const T* p, const T* v, ptrdiff_t n, int threads) {
+    if (n <= chunk) return others(p, v, n);
+    Others all;
+    auto of_chunk = [=](ptrdiff_t from, ptrdiff_t length) {
+        Others part = others(p + from, v + from, length);
+        part.k += from;
+        return part;
+    };
+    add_chunks(n, threads, of_chunk,
+               [&](const Others& part) {
+                   accumulate(all.v.high, all.v.low, part.v.high, part.v.low);
+                   accumulate(all.p.high, all.p.low, part.p.high, part.p.low);
+                   if (part.peaks) all.peaks += part.peaks, all.k = part.k;
+               });
+    return all;
+}
+
+// The sum of all v.
+template <class T>
+Pair sum_of_counted(const T* p, const T* v, ptrdiff_t n, int threads) {
     return sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        if (k < from || k >= from + length) return counted_sum(p + from, v + from, length);
-        Pair sum = counted_sum(p + from, v + from, k - from), after = counted_sum(p + k + 1, v + k + 1, from + length - k - 1);
-        accumulate(sum.high, sum.low, after.high, after.low);
-        return sum;
+        return sum_of<T>(length, [=](ptrdiff_t i) { return Term<T>(counted(p[from + i], v[from + i]), 1); });
     });
 }
 
-// One element of log_softmax_vjp: v - p * sum(v), 0 where p is.
-[[gnu::always_inline]] inline double less_share(double p, double v, Pair sum) {
-    double y = fma(-p, sum.high, v) - p * sum.low;
+// One element: v - p * sum(v), 0 where p is.
+[[gnu::always_inline]] inline double less_share(double p, double v, double sum, double sum_low) {
+    double y = fma(-p, sum, v) - p * sum_low;
     return p == 0 ? 0 : y;
 }
-[[gnu::always_inline]] inline float less_share(float p, float v, float sum) {
-    float y = v - p * sum;
+[[gnu::always_inline]] inline float less_share(float p, float v, float sum, float) {
+    float y = fma(-p, sum, v);
     return p == 0 ? 0 : y;
 }
 
-template <class T, class Sum>
-void log_softmax_vjp_chunk(const T* p, const T* v, T* y, ptrdiff_t n, Sum sum) {
+// At a peak: (sum of the other p) * v - p * (sum of the other v).
+[[gnu::always_inline]] inline double at_peak(double p, double v, double others_p, double others_v) { return others_p * v - p * others_v; }
+
+template <class T>
+void less_share_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T sum, T sum_low) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = less_share(p[i], v[i], sum);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = less_share(p[i], v[i], sum, sum_low);
 }
 
-// y = v - p * sum(v); at a p above 1/2, (sum of the other p) * v - p * (sum of the other v).
 template <class T>
 void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, bool streams) {
-    ptrdiff_t k = above_half(p, n);
-    double p_k = k < 0 ? 0 : p[k], v_k = k < 0 ? 0 : v[k];
-    Pair other_v = sum_of_others(p, v, n, k, threads), sum = other_v;
-    accumulate(sum.high, sum.low, v_k, 0);
-    double other_p = k < 0 ? 1 : rounded(sum_of_others(p, p, n, k, threads));
+    Others all = others(p, v, n, threads);
+    T p_k = p[all.k], v_k = v[all.k];
+    Pair sum = all.v;
+    accumulate(sum.high, sum.low, all.peaks ? static_cast<double>(v_k) : 0.0, 0.0);
+    if (all.peaks > 1) sum = sum_of_counted(p, v, n, threads);  // no probabilities
+    T high = static_cast<T>(sum.high), low = static_cast<T>(sum.low);
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         auto ps = p + from, vs = v + from;
-        auto put = [=](auto sum) {
-            if (!streams || n < long_product) return log_softmax_vjp_chunk(ps, vs, y + from, length, sum);
-            stream_product<T>(nullptr, ps, vs, y + from, length, [=](ptrdiff_t i) { return less_share(ps[i], vs[i], sum); });
-        };
-        if constexpr (sizeof(T) == 8) put(sum);
-        else put(static_cast<float>(sum.high));
+        if (!streams || n < long_product) return less_share_chunk(ps, vs, y + from, length, high, low);
+        stream_product<T>(nullptr, ps, vs, y + from, length, [=](ptrdiff_t i) { return less_share(ps[i], vs[i], high, low); });
     });
-    if (k >= 0) y[k] = static_cast<T>(other_p * v_k - p_k * rounded(other_v));
+    T of_k = static_cast<T>(at_peak(p_k, v_k, rounded(all.p), rounded(all.v)));
+    y[all.k] = all.peaks == 1 ? of_k : y[all.k];
 }
 
 }  // namespace

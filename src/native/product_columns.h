@@ -5,6 +5,18 @@
 
 namespace {
 
+// The elements j of `count` columns, `after` apart, to read: in place or, of 16 bits, in a row of their own.
+template <class T, class Work>
+[[gnu::always_inline]] inline const Work* row_of(const T* a, ptrdiff_t j, ptrdiff_t after, ptrdiff_t count, Work* own) {
+    fetch<false>(a + (j + 1) * after, count);
+    if constexpr (sizeof(T) > 2) {
+        return a + j * after;
+    } else {
+        widen(a + j * after, own, count);
+        return own;
+    }
+}
+
 // Computed as float32: see fast_row.
 template <Function function, class T>
 struct ProductColumns {
@@ -20,21 +32,10 @@ struct ProductColumns {
     ProductColumns(const T* p, const T* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
         : p(p), v(v), n(n), after(after), count(count) {}
 
-    // The elements j of all columns, in place or in a row of their own.
-    [[gnu::always_inline]] const float* row(const T* a, ptrdiff_t j, float* own) {
-        fetch<false>(a + (j + 1) * after, count);
-        if constexpr (sizeof(T) == 4) {
-            return a + j * after;
-        } else {
-            widen(a + j * after, own, count);
-            return own;
-        }
-    }
-
     // Of each column the v of the first element that is not negligible.
     void references() {
         int32_t found[width], all = -1;
-        const float *p_0 = row(p, 0, p_row), *v_0 = row(v, 0, v_row);
+        const float *p_0 = row_of(p, 0, after, count, p_row), *v_0 = row_of(v, 0, after, count, v_row);
 #pragma omp simd reduction(& : all)
         for (ptrdiff_t i = 0; i < count; ++i) {
             v_r[i] = v_0[i];
@@ -42,7 +43,7 @@ struct ProductColumns {
             all &= found[i];
         }
         for (ptrdiff_t j = 1; j < n && !all; ++j) {
-            const float *p_j = row(p, j, p_row), *v_j = row(v, j, v_row);
+            const float *p_j = row_of(p, j, after, count, p_row), *v_j = row_of(v, j, after, count, v_row);
             all = -1;
 #pragma omp simd reduction(& : all)
             for (ptrdiff_t i = 0; i < count; ++i) {
@@ -56,7 +57,7 @@ struct ProductColumns {
     // Adds elements j of all columns to the sums, or to 0.
     template <bool is_first>
     [[gnu::always_inline]] void add(ptrdiff_t j, ptrdiff_t lane) {
-        const float *p_j = row(p, j, p_row), *v_j = row(v, j, v_row);
+        const float *p_j = row_of(p, j, after, count, p_row), *v_j = row_of(v, j, after, count, v_row);
         double *s = sum[lane], *w = weight[lane];
         const double* reference = v_r;
 #pragma omp simd
@@ -129,7 +130,7 @@ struct ProductColumns {
     template <class Work>
     void products(T* y, const Work* less, const Work* and_less) {
         for (ptrdiff_t j = 0; j < n; ++j) {
-            const float *p_j = row(p, j, p_row), *v_j = row(v, j, v_row);
+            const float *p_j = row_of(p, j, after, count, p_row), *v_j = row_of(v, j, after, count, v_row);
             T* to = y + j * after;
             fetch<true>(to + after, count);
             float* y_j = y_row;

@@ -13,6 +13,10 @@ constexpr ptrdiff_t few = 15;
 // Shorter rows are computed some at a time, and not written past the caches: too many of their lines are shared with a neighbour.
 constexpr ptrdiff_t long_product = 256;
 
+// Of p above this there is one at most, and only its 1 - p can cancel: 1/2, and what two of them may be rounded up to.
+template <class T>
+constexpr T peak = T(0.501);
+
 // The first i with p[i] == m; n where there is none.
 template <class T>
 ptrdiff_t first_equal(const T* p, ptrdiff_t n, T m) {
