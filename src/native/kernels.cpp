@@ -32,6 +32,10 @@ bool derivatives(const Rows& r) {
         if (n >= 2 && n <= few_elements<function, T> && (r.count >= 4 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
             return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
     }
+    if constexpr (function == LOG_SOFTMAX_VJP) {
+        auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
+        if (n > few && n <= short_row) return short_log_products<T>(from(r.x), from(r.v), static_cast<T*>(r.y) + r.first * n, n, r.count), false;
+    }
     if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
         T* y = static_cast<T*>(r.y) + r.first * n;

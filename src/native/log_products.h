@@ -27,30 +27,46 @@ template <class T>
     peaks += (p > peak<T> ? -1 : 0) & (one_peak + i);
 }
 
-// In lanes, what is left over in the last of them.
-template <class T>
-[[gnu::always_inline]] inline Others others(const T* p, const T* v, ptrdiff_t n) {
-    double v_high[lanes] = {}, v_low[lanes] = {}, p_high[lanes] = {}, p_low[lanes] = {};
-    Peaks<T> peaks[lanes] = {}, i = 0, end = static_cast<Peaks<T>>(n);
+// In lanes of a vector or more, what is left over in the last of them. Without peaks the sum of the p is not asked for.
+template <bool with_peaks, class T>
+[[gnu::always_inline]] inline Others sums_of_others(const T* p, const T* v, ptrdiff_t n) {
+    double v_high[lanes], v_low[lanes], p_high[lanes], p_low[lanes];
+    Peaks<T> peaks[lanes], i = lanes, end = static_cast<Peaks<T>>(n);
+    auto add = [&](Peaks<T> l, T p, T v, Peaks<T> i) __attribute__((always_inline)) {
+        if constexpr (with_peaks) add_other(v_high[l], v_low[l], p_high[l], p_low[l], peaks[l], p, v, i);
+        else add_term<T>(v_high[l], v_low[l], static_cast<double>(counted(p, v)), 0.0);
+    };
+#pragma omp simd
+    for (Peaks<T> l = 0; l < lanes; ++l) {
+        v_high[l] = v_low[l] = p_high[l] = p_low[l] = 0, peaks[l] = 0;
+        add(l, p[l], v[l], l);
+    }
     for (; i + lanes <= end; i += lanes) {
         fetch<false>(p + i + block, lanes);
         fetch<false>(v + i + block, lanes);
 #pragma omp simd
-        for (Peaks<T> l = 0; l < lanes; ++l)
-            add_other(v_high[l], v_low[l], p_high[l], p_low[l], peaks[l], p[i + l], v[i + l], i + l);
+        for (Peaks<T> l = 0; l < lanes; ++l) add(l, p[i + l], v[i + l], i + l);
     }
-    if (i < end && end >= lanes) {
+    if (i < end) {
         Peaks<T> last = end - lanes, again = i - last;
 #pragma omp simd
-        for (Peaks<T> l = 0; l < lanes; ++l)
-            add_other(v_high[l], v_low[l], p_high[l], p_low[l], peaks[l], l < again ? T(0) : p[last + l], v[last + l], last + l);
-    } else {
-        for (Peaks<T> l = lanes - end; i < end; ++i, ++l)
-            add_other(v_high[l], v_low[l], p_high[l], p_low[l], peaks[l], p[i], v[i], i);
+        for (Peaks<T> l = 0; l < lanes; ++l) add(l, l < again ? T(0) : p[last + l], v[last + l], last + l);
     }
+    if (!with_peaks) return {total<T>(v_high, v_low)};
     fold_sum<lanes / 2>(peaks);
     ptrdiff_t count = peaks[0] >> index_bits;
     return {total<T>(v_high, v_low), total<T>(p_high, p_low), count, count == 1 ? peaks[0] & (one_peak - 1) : 0};
+}
+
+// Of up to a chunk.
+template <class T>
+Others others(const T* p, const T* v, ptrdiff_t n) {
+    if (n >= lanes) return maximum(p, n) > peak<T> ? sums_of_others<true>(p, v, n) : sums_of_others<false>(p, v, n);
+    T last_p[lanes] = {}, last_v[lanes] = {};
+    std::copy_n(p, n, last_p + lanes - n), std::copy_n(v, n, last_v + lanes - n);
+    Others all = sums_of_others<true>(last_p, last_v, lanes);
+    if (all.peaks == 1) all.k -= lanes - n;
+    return all;
 }
 
 template <class T>
@@ -98,21 +114,41 @@ void less_share_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T sum, T sum_lo
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = less_share(p[i], v[i], sum, sum_low);
 }
 
+// The sum of all v, and what the only peak there is becomes.
+template <class T>
+struct Shares {
+    Pair sum;
+    T of_peak = 0;
+    [[gnu::always_inline]] Shares(const Others& all, const T* p, const T* v, ptrdiff_t n, int threads) : sum(all.v) {
+        double p_k = p[all.k], v_k = v[all.k];
+        add_term<T>(sum.high, sum.low, all.peaks ? v_k : 0, 0.0);
+        of_peak = static_cast<T>(at_peak(p_k, v_k, rounded(all.p), rounded(all.v)));
+        if (all.peaks > 1) sum = sum_of_counted(p, v, n, threads);  // no probabilities
+    }
+};
+
 template <class T>
 void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, bool streams) {
     Others all = others(p, v, n, threads);
-    T p_k = p[all.k], v_k = v[all.k];
-    Pair sum = all.v;
-    accumulate(sum.high, sum.low, all.peaks ? static_cast<double>(v_k) : 0.0, 0.0);
-    if (all.peaks > 1) sum = sum_of_counted(p, v, n, threads);  // no probabilities
-    T high = static_cast<T>(sum.high), low = static_cast<T>(sum.low);
+    Shares<T> shares(all, p, v, n, threads);
+    T high = static_cast<T>(shares.sum.high), low = static_cast<T>(shares.sum.low);
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         auto ps = p + from, vs = v + from;
         if (!streams || n < long_product) return less_share_chunk(ps, vs, y + from, length, high, low);
         stream_product<T>(nullptr, ps, vs, y + from, length, [=](ptrdiff_t i) { return less_share(ps[i], vs[i], high, low); });
     });
-    T of_k = static_cast<T>(at_peak(p_k, v_k, rounded(all.p), rounded(all.v)));
-    y[all.k] = all.peaks == 1 ? of_k : y[all.k];
+    if (all.peaks == 1) y[all.k] = shares.of_peak;
+}
+
+// Of short rows.
+template <class T>
+void short_log_products(const T* p, const T* v, T* y, ptrdiff_t n, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; ++i, p += n, v += n, y += n) {
+        Others all = sums_of_others<true>(p, v, n);
+        Shares<T> shares(all, p, v, n, 1);
+        less_share_chunk(p, v, y, n, static_cast<T>(shares.sum.high), static_cast<T>(shares.sum.low));
+        y[all.k] = all.peaks == 1 ? shares.of_peak : y[all.k];
+    }
 }
 
 }  // namespace
