@@ -114,7 +114,15 @@ def test_vjp_error_of_long_rows(dtype: type, n: int, rng: np.random.Generator) -
 
 @pytest.mark.parametrize("n", [5, 17, 40, 100, 1000, 17_000])
 @pytest.mark.parametrize(
-    "kind", ["sparse", "equal but for one", "1e-12 to 1e12", "2^-20 and 1", "1 and -1"]
+    "kind",
+    [
+        "sparse",
+        "equal but for one",
+        "1e-12 to 1e12",
+        "2^-20 and 1",
+        "2^-14 and 1, of one sign",
+        "1 and -1",
+    ],
 )
 def test_float64_sums_whose_size_is_misjudged(n: int, kind: str, rng: np.random.Generator) -> None:
     """It is guessed from the first elements, and checked: the error and the bits don't show it."""
@@ -129,6 +137,10 @@ def test_float64_sums_whose_size_is_misjudged(n: int, kind: str, rng: np.random.
     elif kind == "2^-20 and 1":
         v[:, 4:] *= 2.0**20
         v[:, -1] = 2.0**22
+    elif kind == "2^-14 and 1, of one sign":
+        v = 1 + np.abs(v)
+        v[:, :4] *= 2.0**-14
+        np.put_along_axis(v, p.argmax(axis=1)[:, None], 0, axis=1)
     else:
         v = np.sign(v) + 1e-13 * v
     wide, h = widen(p), widen(v)

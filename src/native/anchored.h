@@ -138,11 +138,14 @@ inline Pair narrow_anchored_sum(const double* p, const double* v, ptrdiff_t n, d
             add_anchored(high[l], low[l], away[l], l < again ? 0 : p[last + l], v[last + l] - v_k, anchor);
     }
     uint64_t any = 0;
+    double sizes[lanes];
 #pragma omp simd reduction(| : any)
-    for (ptrdiff_t l = 0; l < lanes; ++l) high[l] -= anchor, any |= away[l];
+    for (ptrdiff_t l = 0; l < lanes; ++l) high[l] -= anchor, sizes[l] = std::fabs(high[l]), any |= away[l];
     fold_sum<lanes / 2>(high);
     fold_sum<lanes / 2>(low);
-    return checked(high[0], low[0], any, expected);
+    fold_sum<lanes / 2>(sizes);
+    bool adds_exactly = sizes[0] < anchor;
+    return checked(high[0], low[0], adds_exactly ? any : exponent_bits, expected);
 }
 
 }  // namespace

@@ -70,6 +70,39 @@ private:
         if constexpr (sizeof(T) == 2) narrow(converted, to, n * count);
     }
 
+    bool products(ptrdiff_t from, ptrdiff_t count) {
+        if constexpr (n == 2) return pairs(from, count);
+        else if constexpr (function == LOG_SOFTMAX_VJP) return shares(from, count);
+        else if constexpr (sizeof(T) == 8) return exact_means(from, count);
+        else return means(from, count);
+    }
+
+    // Of two elements one gains what the other loses. False where their weight is not near 1, or the result not finite.
+    bool pairs(ptrdiff_t from, ptrdiff_t count) {
+        const Work *p_0 = p, *v_0 = v, *p_1 = p + p_stride, *v_1 = v + v_stride;
+        Work *y_0 = y, *y_1 = y + width;
+        std::make_signed_t<typename Format<Work>::Bits> good = 1;
+#pragma omp simd reduction(& : good)
+        for (ptrdiff_t i = from; i < from + count; ++i) {
+            double p = p_0[i], q = p_1[i], v = v_0[i], w = v_1[i], weight = p + q, gain, loss;
+            if constexpr (function == LOG_SOFTMAX_VJP) {
+                v = counted(p, v), w = counted(q, w);
+                double less = p * w;
+                gain = loss = fma(q, v, -less) + fma(-p, w, less);
+            } else {
+                double d = mean_near_1(v - w, weight);
+                if constexpr (function == SOFTMAX_VJP) gain = loss = p * (q * d);
+                else gain = counted(p, q * d), loss = counted(q, p * d);
+            }
+            y_0[i] = static_cast<Work>(gain), y_1[i] = static_cast<Work>(0 - loss);
+            good &= (is_near_1(weight) ? 1 : 0) & (gain - loss == gain - loss ? 1 : 0);
+        }
+        return good != 0;
+    }
+
+    // Of a sum, see in_turn.
+    static constexpr ptrdiff_t parts = std::min<ptrdiff_t>(n, 4);
+
     // False where there is more than one peak.
     bool shares(ptrdiff_t from, ptrdiff_t count) {
         const Work *ps = p, *vs = v;
@@ -78,7 +111,6 @@ private:
         std::make_signed_t<typename Format<Work>::Bits> good = 1;
 #pragma omp simd reduction(& : good)
         for (ptrdiff_t i = from; i < from + count; ++i) {
-            constexpr ptrdiff_t parts = std::min<ptrdiff_t>(n, 4);
             double v_high[parts] = {}, v_low[parts] = {}, p_high[parts] = {}, p_low[parts] = {};
             Work v_k = 0;
             Peaks<Work> peaks = 0;
@@ -111,64 +143,74 @@ private:
         return good != 0;
     }
 
-    // False where a mean is not finite, or (float32) a weight not near 1, or (float64) no element counts.
-    bool products(ptrdiff_t from, ptrdiff_t count) {
-        if constexpr (function == LOG_SOFTMAX_VJP) return shares(from, count);
+    // Of float64, see sum_of. False where the mean is not finite, or no element counts.
+    bool exact_means(ptrdiff_t from, ptrdiff_t count) {
         const Work *ps = p, *vs = v;
         Work* ys = y;
         ptrdiff_t p_next = p_stride, v_next = v_stride;
-        std::make_signed_t<typename Format<Work>::Bits> good = 1;
+        int64_t good = 1;
 #pragma omp simd reduction(& : good)
         for (ptrdiff_t i = from; i < from + count; ++i) {
-            double reference, mean;
-            bool counts;
-            if constexpr (sizeof(T) == 8) {
-                double p_k = ps[i], v_k = vs[i];
+            double p_k = ps[i], v_k = vs[i];
 #pragma GCC unroll 16
-                for (ptrdiff_t j = 1; j < n; ++j) {
-                    double p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
-                    bool is_larger = p_j > p_k;
-                    v_k = is_larger ? v_j : v_k, p_k = is_larger ? p_j : p_k;
-                }
-                constexpr ptrdiff_t parts = std::min<ptrdiff_t>(n, 4);
-                double high[parts] = {}, low[parts] = {};
-#pragma GCC unroll 16
-                for (ptrdiff_t j = 0; j < n; ++j) {
-                    double p_j = ps[j * p_next + i], h = vs[j * v_next + i] - v_k, value = p_j * h, error = fma(p_j, h, -value);
-                    if (j < parts) high[j] = value, low[j] = error;
-                    else accumulate(high[j % parts], low[j % parts], value, error);
-                }
-                if constexpr (parts > 2) accumulate(high[0], low[0], high[2], low[2]);
-                if constexpr (parts > 3) accumulate(high[1], low[1], high[3], low[3]);
-                accumulate(high[0], low[0], high[1], low[1]);
-                reference = v_k, mean = high[0] + low[0], counts = p_k > 0;
-            } else {
-                float v_r = 0;
-                for (ptrdiff_t j = n - 1; j >= 0; --j) {
-                    float p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
-                    v_r = p_j >= negligible || j == n - 1 ? v_j : v_r;
-                }
-                reference = v_r;
-                constexpr ptrdiff_t parts = n < 4 ? 1 : 4, whole = n / parts * parts;
-                double sum[parts] = {}, weight[parts] = {};
-                for (ptrdiff_t j = 0; j < n; ++j) {
-                    double p_j = ps[j * p_next + i], d = vs[j * v_next + i] - reference;
-                    ptrdiff_t to = j < whole ? j % parts : 0;
-                    sum[to] = fma(p_j, d, sum[to]), weight[to] += p_j;
-                }
-                if constexpr (parts == 4) {
-                    sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-                    weight[0] = (weight[0] + weight[1]) + (weight[2] + weight[3]);
-                }
-                mean = mean_near_1(sum[0], weight[0]);
-                counts = is_near_1(weight[0]);
+            for (ptrdiff_t j = 1; j < n; ++j) {
+                double p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
+                bool is_larger = p_j > p_k;
+                v_k = is_larger ? v_j : v_k, p_k = is_larger ? p_j : p_k;
             }
+            double high[parts] = {}, low[parts] = {};
 #pragma GCC unroll 16
-            for (ptrdiff_t j = 0; j < n; ++j)
-                ys[j * width + i] = product_of<function>(ps[j * p_next + i], (vs[j * v_next + i] - reference) - mean);
-            good &= (counts ? 1 : 0) & (mean - mean == 0 ? 1 : 0);
+            for (ptrdiff_t j = 0; j < n; ++j) {
+                double p_j = ps[j * p_next + i], h = vs[j * v_next + i] - v_k, value = p_j * h, error = fma(p_j, h, -value);
+                if (j < parts) high[j] = value, low[j] = error;
+                else accumulate(high[j % parts], low[j % parts], value, error);
+            }
+            if constexpr (parts > 2) accumulate(high[0], low[0], high[2], low[2]);
+            if constexpr (parts > 3) accumulate(high[1], low[1], high[3], low[3]);
+            accumulate(high[0], low[0], high[1], low[1]);
+            double mean = high[0] + low[0];
+            put_products(ys, ps, vs, p_next, v_next, i, v_k, mean);
+            good &= (p_k > 0 ? 1 : 0) & (mean - mean == 0 ? 1 : 0);
         }
         return good != 0;
+    }
+
+    // Of others, see `weighted`. False where the mean is not finite, or the weight not near 1.
+    bool means(ptrdiff_t from, ptrdiff_t count) {
+        const Work *ps = p, *vs = v;
+        Work* ys = y;
+        ptrdiff_t p_next = p_stride, v_next = v_stride;
+        int32_t good = 1;
+#pragma omp simd reduction(& : good)
+        for (ptrdiff_t i = from; i < from + count; ++i) {
+            float v_r = 0;
+            for (ptrdiff_t j = n - 1; j >= 0; --j) {
+                float p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
+                v_r = p_j >= negligible || j == n - 1 ? v_j : v_r;
+            }
+            constexpr ptrdiff_t some = n < 4 ? 1 : 4, whole = n / some * some;
+            double reference = v_r, sum[some] = {}, weight[some] = {};
+            for (ptrdiff_t j = 0; j < n; ++j) {
+                double p_j = ps[j * p_next + i], d = vs[j * v_next + i] - reference;
+                ptrdiff_t to = j < whole ? j % some : 0;
+                sum[to] = fma(p_j, d, sum[to]), weight[to] += p_j;
+            }
+            if constexpr (some == 4) {
+                sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+                weight[0] = (weight[0] + weight[1]) + (weight[2] + weight[3]);
+            }
+            double mean = mean_near_1(sum[0], weight[0]);
+            put_products(ys, ps, vs, p_next, v_next, i, reference, mean);
+            good &= (is_near_1(weight[0]) ? 1 : 0) & (mean - mean == 0 ? 1 : 0);
+        }
+        return good != 0;
+    }
+
+    [[gnu::always_inline]] static inline void put_products(Work* y, const Work* p, const Work* v, ptrdiff_t p_next, ptrdiff_t v_next,
+                                                           ptrdiff_t i, double reference, double mean) {
+#pragma GCC unroll 16
+        for (ptrdiff_t j = 0; j < n; ++j)
+            y[j * width + i] = product_of<function>(p[j * p_next + i], (v[j * v_next + i] - reference) - mean);
     }
 
     void one_by_one(ptrdiff_t count) {

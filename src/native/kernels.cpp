@@ -29,7 +29,7 @@ bool derivatives(const Rows& r) {
     if constexpr (is_product<function>) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
         T* y = static_cast<T*>(r.y) + r.first * n;
-        if (n >= 2 && n <= few_elements<function, T> && (r.count >= 4 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
+        if (n >= 2 && n <= few_elements<function, T> && (r.count >= 4 || n == 2 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
             return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
     }
     if constexpr (function == LOG_SOFTMAX_VJP) {
