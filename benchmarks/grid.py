@@ -29,7 +29,7 @@ import numpy as np
 
 from fastsoftmax import _bench
 
-FUNCTIONS = ["softmax", "log_softmax", "logsumexp", "softmax_vjp"]
+FUNCTIONS = ["softmax", "log_softmax", "logsumexp", "softmax_vjp", "log_softmax_vjp"]
 DTYPES = ["float32", "float64", "float16", "bfloat16"]
 LAYOUTS = {"last": -1, "first": 0, "middle": 1, "steps": -1, "slices": -1}
 BATCHES = {"row": 1, "cache": 2**18, "memory": 2**26}

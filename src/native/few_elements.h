@@ -14,8 +14,9 @@ struct FewElements {
     using Work = std::conditional_t<sizeof(T) == 8, double, float>;
     static constexpr ptrdiff_t width = 64;
     const Work *p, *v;  // the j-th elements at j * stride
-    ptrdiff_t p_stride, v_stride;
-    alignas(64) Work p_own[n * width], v_own[n * width], y[n * width];
+    Work* y;
+    ptrdiff_t p_stride, v_stride, y_stride;
+    alignas(64) Work p_own[n * width], v_own[n * width], y_own[n * width];
 
     // Rows side by side, their elements `after` apart; or, with 1, one row after the other. to may be p or v.
     void operator()(const T* p_from, const T* v_from, T* to, ptrdiff_t after, ptrdiff_t count) {
@@ -24,8 +25,14 @@ struct FewElements {
             ptrdiff_t at = after > 1 ? i : n * i;
             p = read(p_from + at, p_own, p_stride, after, some);
             v = read(v_from + at, v_own, v_stride, after, some);
+            y = y_own, y_stride = width;
+            if constexpr (sizeof(T) > 2)
+                if (after > 1 && to != p_from && to != v_from) {
+                    y = to + at, y_stride = after;
+                    for (ptrdiff_t j = 0; j < n; ++j) fetch<true>(y + j * after + block, some);
+                }
             if (!products(0, some)) one_by_one(some);
-            write(to + at, after, some);
+            if (y == y_own) write(to + at, after, some);
         }
     }
 
@@ -53,7 +60,7 @@ private:
     }
 
     void write(T* to, ptrdiff_t after, ptrdiff_t count) {
-        const Work* from = y;
+        const Work* from = y_own;
         if (after > 1) {
             for (ptrdiff_t j = 0; j < n; ++j) {
                 fetch<true>(to + j * after + block, count);
@@ -80,7 +87,7 @@ private:
     // Of two elements one gains what the other loses. False where their weight is not near 1, or the result not finite.
     bool pairs(ptrdiff_t from, ptrdiff_t count) {
         const Work *p_0 = p, *v_0 = v, *p_1 = p + p_stride, *v_1 = v + v_stride;
-        Work *y_0 = y, *y_1 = y + width;
+        Work *y_0 = y, *y_1 = y + y_stride;
         std::make_signed_t<typename Format<Work>::Bits> good = 1;
 #pragma omp simd reduction(& : good)
         for (ptrdiff_t i = from; i < from + count; ++i) {
@@ -107,7 +114,7 @@ private:
     bool shares(ptrdiff_t from, ptrdiff_t count) {
         const Work *ps = p, *vs = v;
         Work* ys = y;
-        ptrdiff_t p_next = p_stride, v_next = v_stride;
+        ptrdiff_t p_next = p_stride, v_next = v_stride, y_next = y_stride;
         std::make_signed_t<typename Format<Work>::Bits> good = 1;
 #pragma omp simd reduction(& : good)
         for (ptrdiff_t i = from; i < from + count; ++i) {
@@ -136,7 +143,7 @@ private:
             for (ptrdiff_t j = 0; j < n; ++j) {
                 double p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
                 double plain = less_share(p_j, v_j, sum, sum_low), of_peak = at_peak(p_j, v_j, others_p, others_v);
-                ys[j * width + i] = static_cast<Work>(p_j > peak<Work> ? of_peak : plain);
+                ys[j * y_next + i] = static_cast<Work>(p_j > peak<Work> ? of_peak : plain);
             }
             good &= peaks <= one_peak ? 1 : 0;
         }
@@ -147,7 +154,7 @@ private:
     bool exact_means(ptrdiff_t from, ptrdiff_t count) {
         const Work *ps = p, *vs = v;
         Work* ys = y;
-        ptrdiff_t p_next = p_stride, v_next = v_stride;
+        ptrdiff_t p_next = p_stride, v_next = v_stride, y_next = y_stride;
         int64_t good = 1;
 #pragma omp simd reduction(& : good)
         for (ptrdiff_t i = from; i < from + count; ++i) {
@@ -169,7 +176,7 @@ private:
             if constexpr (parts > 3) accumulate(high[1], low[1], high[3], low[3]);
             accumulate(high[0], low[0], high[1], low[1]);
             double mean = high[0] + low[0];
-            put_products(ys, ps, vs, p_next, v_next, i, v_k, mean);
+            put_products(ys, ps, vs, y_next, p_next, v_next, i, v_k, mean);
             good &= (p_k > 0 ? 1 : 0) & (mean - mean == 0 ? 1 : 0);
         }
         return good != 0;
@@ -179,7 +186,7 @@ private:
     bool means(ptrdiff_t from, ptrdiff_t count) {
         const Work *ps = p, *vs = v;
         Work* ys = y;
-        ptrdiff_t p_next = p_stride, v_next = v_stride;
+        ptrdiff_t p_next = p_stride, v_next = v_stride, y_next = y_stride;
         int32_t good = 1;
 #pragma omp simd reduction(& : good)
         for (ptrdiff_t i = from; i < from + count; ++i) {
@@ -200,17 +207,17 @@ private:
                 weight[0] = (weight[0] + weight[1]) + (weight[2] + weight[3]);
             }
             double mean = mean_near_1(sum[0], weight[0]);
-            put_products(ys, ps, vs, p_next, v_next, i, reference, mean);
+            put_products(ys, ps, vs, y_next, p_next, v_next, i, reference, mean);
             good &= (is_near_1(weight[0]) ? 1 : 0) & (mean - mean == 0 ? 1 : 0);
         }
         return good != 0;
     }
 
-    [[gnu::always_inline]] static inline void put_products(Work* y, const Work* p, const Work* v, ptrdiff_t p_next, ptrdiff_t v_next,
-                                                           ptrdiff_t i, double reference, double mean) {
+    [[gnu::always_inline]] static inline void put_products(Work* y, const Work* p, const Work* v, ptrdiff_t y_next, ptrdiff_t p_next,
+                                                           ptrdiff_t v_next, ptrdiff_t i, double reference, double mean) {
 #pragma GCC unroll 16
         for (ptrdiff_t j = 0; j < n; ++j)
-            y[j * width + i] = product_of<function>(p[j * p_next + i], (v[j * v_next + i] - reference) - mean);
+            y[j * y_next + i] = product_of<function>(p[j * p_next + i], (v[j * v_next + i] - reference) - mean);
     }
 
     void one_by_one(ptrdiff_t count) {
@@ -221,7 +228,7 @@ private:
             if constexpr (function == LOG_SOFTMAX_VJP) log_softmax_vjp(row_p, row_v, row_y, n, 1, false);
             else if constexpr (sizeof(T) == 8) product_with_jacobian<function, double>(row_p, row_v, row_y, n, 1, nullptr);
             else short_products<function>(row_p, row_v, row_y, n, 1);
-            for (ptrdiff_t j = 0; j < n; ++j) y[j * width + i] = row_y[j];
+            for (ptrdiff_t j = 0; j < n; ++j) y[j * y_stride + i] = row_y[j];
         }
     }
 };

@@ -1,7 +1,7 @@
 // log_softmax_vjp along columns, side by side: each sum in the order of a contiguous row of more than a few elements.
 #pragma once
-#include "log_products.h"
 #include "product_columns.h"
+#include "log_products.h"
 
 namespace {
 
@@ -9,102 +9,128 @@ namespace {
 template <class T>
 struct LogProductColumns {
     using Work = std::conditional_t<sizeof(T) == 8, double, float>;
-    static constexpr ptrdiff_t width = sizeof(T) == 2 ? 256 : sizeof(T) == 4 ? 128 : 64;
+    static constexpr ptrdiff_t width = 1024 / sizeof(Work), strip = vector_size / sizeof(Work);
     static ptrdiff_t at_a_time(ptrdiff_t) { return width; }
 
     const T *p, *v;
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
-    alignas(64) double v_high[lanes][width], v_low[lanes][width], p_high[lanes][width], p_low[lanes][width];  // of a chunk
-    alignas(64) double v_sum[width], v_rest[width], p_sum[width], p_rest[width];
-    alignas(64) Work sum[width], sum_low[width], p_row[width], v_row[width], y_row[width];
-    alignas(64) Peaks<Work> peaks[width];  // of a chunk
-    ptrdiff_t k[width];  // the peak, or -1
+    alignas(64) Work sum[width], sum_low[width], of_peak[width];
 
     LogProductColumns(const T* p, const T* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
         : p(p), v(v), n(n), after(after), count(count) {}
 
-    // Adds elements j of all columns to a lane, or to 0.
-    template <bool is_first>
-    [[gnu::always_inline]] void add(ptrdiff_t j, ptrdiff_t lane) {
-        const Work *p_j = row_of(p, j, after, count, p_row), *v_j = row_of(v, j, after, count, v_row);
-        double *high = v_high[lane], *low = v_low[lane], *of_p = p_high[lane], *low_of_p = p_low[lane];
-        Peaks<Work>*found = peaks, index = static_cast<Peaks<Work>>(j % chunk);
+    // What the elements of some columns add up to but for their peaks, and these; see Others.
+    struct Sums {
+        double v_high[strip], v_low[strip], p_high[strip], p_low[strip];
+        [[gnu::always_inline]] void clear() {
 #pragma omp simd
-        for (ptrdiff_t i = 0; i < count; ++i) {
-            double h = is_first ? 0 : high[i], l = is_first ? 0 : low[i], h_p = is_first ? 0 : of_p[i], l_p = is_first ? 0 : low_of_p[i];
-            add_other(h, l, h_p, l_p, found[i], p_j[i], v_j[i], index);
-            high[i] = h, low[i] = l, of_p[i] = h_p, low_of_p[i] = l_p;
+            for (ptrdiff_t i = 0; i < strip; ++i) v_high[i] = v_low[i] = p_high[i] = p_low[i] = 0;
         }
-    }
+        template <class Result>
+        [[gnu::always_inline]] void add(const Sums& more) {
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < strip; ++i) add_term<Result>(v_high[i], v_low[i], more.v_high[i], more.v_low[i]);
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < strip; ++i) add_term<Result>(p_high[i], p_low[i], more.p_high[i], more.p_low[i]);
+        }
+    };
+    struct Found {
+        Work p[strip] = {}, v[strip] = {};
+        Peaks<Work> count[strip] = {};
+    };
+    static constexpr Peaks<Work> one_each = 1 - one_peak;  // to count them
 
-    // The sums of some rows, as `others` has them.
-    void add_rows(ptrdiff_t from, ptrdiff_t length) {
+    // The sums of a chunk of a strip: those of four lanes at a time in registers, in the order in which they are added up.
+    template <class Some>
+    [[gnu::always_inline]] static inline void add_chunk(const T* p, const T* v, ptrdiff_t after, ptrdiff_t length, Some some, Sums& all, Found& found) {
         ptrdiff_t whole = length / lanes * lanes;
-        for (ptrdiff_t l = 0; l < lanes; ++l) {
-            if (whole) add<true>(from + l, l);
-            else for (auto* sums : {v_high[l], v_low[l], p_high[l], p_low[l]}) std::fill_n(sums, count, 0.0);
-        }
-        for (ptrdiff_t j = lanes; j < whole; ++j) add<false>(from + j, j % lanes);
-        for (ptrdiff_t j = whole; j < length; ++j) add<false>(from + j, j - (length - lanes));
-        for (ptrdiff_t half = lanes / 2; half > 0; half /= 2)
-            for (ptrdiff_t l = 0; l < half; ++l) {
-                add_pairs<Work>(v_high[l], v_low[l], v_high[l + half], v_low[l + half], count);
-                add_pairs<Work>(p_high[l], p_low[l], p_high[l + half], p_low[l + half], count);
-            }
-    }
-
-    template <class Result>
-    static void add_pairs(double* high, double* low, const double* more, const double* more_low, ptrdiff_t count) {
+        Sums of[2];
+        auto add = [&](ptrdiff_t j, Sums& to) __attribute__((always_inline)) {
+            Work p_own[strip], v_own[strip];
+            const Work *p_j = p_own, *v_j = v_own;
+            fetch<false>(p + j * after + strip, strip);
+            fetch<false>(v + j * after + strip, strip);
+            if constexpr (sizeof(T) == 2) widen(p + j * after, p_own, some), widen(v + j * after, v_own, some);
+            else p_j = p + j * after, v_j = v + j * after;
 #pragma omp simd
-        for (ptrdiff_t i = 0; i < count; ++i) add_term<Result>(high[i], low[i], more[i], sizeof(Result) == 8 ? more_low[i] : 0.0);
+            for (ptrdiff_t i = 0; i < ptrdiff_t(some); ++i) {
+                Work p_i = p_j[i], v_i = v_j[i];
+                add_other(to.v_high[i], to.v_low[i], to.p_high[i], to.p_low[i], found.count[i], p_i, v_i, one_each);
+                found.v[i] = p_i > peak<Work> ? v_i : found.v[i], found.p[i] = p_i > peak<Work> ? p_i : found.p[i];
+            }
+        };
+        auto set = [&](Sums& to, ptrdiff_t l) __attribute__((always_inline)) {
+            to.clear();
+            for (ptrdiff_t j = l; j < whole; j += lanes) add(j, to);
+            if (ptrdiff_t last = l + length - lanes; last >= whole) add(last, to);
+        };
+        for (ptrdiff_t group = 0; group < 4; ++group) {
+            ptrdiff_t l = group % 2 * 2 + group / 2;
+            Sums a, b, c;
+            set(a, l), set(b, l + 8);
+            a.template add<Work>(b);
+            set(b, l + 4), set(c, l + 12);
+            b.template add<Work>(c);
+            a.template add<Work>(b);
+            if (group % 2 == 0) of[group / 2] = a;
+            else of[group / 2].template add<Work>(a);
+        }
+        all = of[0];
+        all.template add<Work>(of[1]);
     }
 
     // False where a column has more than one peak.
-    bool means() {
-        std::fill_n(k, count, -1);
-        bool several = false;
+    template <class Some>
+    bool add_strip(ptrdiff_t c, Some some) {
+        Sums all, part;
+        Found found;
+        all.clear();
         for (ptrdiff_t from = 0; from < n; from += chunk) {
-            std::fill_n(peaks, count, 0);
-            add_rows(from, std::min(chunk, n - from));
-            for (ptrdiff_t i = 0; i < count; ++i) {
-                several |= peaks[i] >= 2 * one_peak || (peaks[i] && k[i] >= 0);
-                if (peaks[i]) k[i] = from + (peaks[i] & (one_peak - 1));
-            }
-            if (from == 0) {
-                std::copy_n(v_high[0], count, v_sum), std::copy_n(p_high[0], count, p_sum);
-                std::copy_n(v_low[0], count, v_rest), std::copy_n(p_low[0], count, p_rest);
-            } else {
-                add_pairs<double>(v_sum, v_rest, v_high[0], v_low[0], count);
-                add_pairs<double>(p_sum, p_rest, p_high[0], p_low[0], count);
-            }
+            add_chunk(p + from * after + c, v + from * after + c, after, std::min(chunk, n - from), some, part, found);
+            if (n <= chunk) all = part;
+            else all.template add<double>(part);
         }
-        if (several) return false;
-        for (ptrdiff_t i = 0; i < count; ++i) {
-            Pair all{v_sum[i], v_rest[i]};
-            accumulate(all.high, all.low, k[i] < 0 ? 0.0 : static_cast<double>(v[k[i] * after + i]), 0.0);
-            sum[i] = static_cast<Work>(all.high), sum_low[i] = static_cast<Work>(all.low);
+        Peaks<Work> several = 0;
+        Work *to = sum + c, *to_low = sum_low + c, *to_peak = of_peak + c;
+#pragma omp simd reduction(| : several)
+        for (ptrdiff_t i = 0; i < ptrdiff_t(some); ++i) {
+            double high = all.v_high[i], low = all.v_low[i], others_v = high + low, others_p = all.p_high[i] + all.p_low[i];
+            to_peak[i] = static_cast<Work>(at_peak(found.p[i], found.v[i], others_p, others_v));
+            add_term<double>(high, low, static_cast<double>(found.v[i]), 0.0);
+            to[i] = static_cast<Work>(high), to_low[i] = static_cast<Work>(low);
+            several |= found.count[i] > 1 ? 1 : 0;
         }
-        return true;
+        return !several;
+    }
+
+    bool means() {
+        bool good = true;
+        auto add = [&](auto some) {
+            for (ptrdiff_t c = 0; c < count && good; c += some) good = add_strip(std::min<ptrdiff_t>(c, count - some), some);
+        };
+        if (count >= strip) add(std::integral_constant<ptrdiff_t, strip>());
+        else add(count);
+        return good;
     }
 
     void products(T* y) {
-        T of_peaks[width];
-        for (ptrdiff_t i = 0; i < count; ++i)
-            if (ptrdiff_t at = k[i] * after + i; k[i] >= 0)
-                of_peaks[i] = static_cast<T>(static_cast<Work>(at_peak(p[at], v[at], p_sum[i] + p_rest[i], v_sum[i] + v_rest[i])));
-        const Work *of_v = sum, *rest = sum_low;
+        Work p_own[width], v_own[width], y_own[width];
+        const Work *of_v = sum, *rest = sum_low, *peaks = of_peak;
         for (ptrdiff_t j = 0; j < n; ++j) {
-            const Work *p_j = row_of(p, j, after, count, p_row), *v_j = row_of(v, j, after, count, v_row);
+            const Work *p_j = row_of(p, j, after, count, p_own), *v_j = row_of(v, j, after, count, v_own);
             T* to = y + j * after;
             fetch<true>(to + after, count);
-            Work* y_j = y_row;
+            fetch<false>(p + j * after + count, count);
+            fetch<false>(v + j * after + count, count);
+            Work* y_j = y_own;
             if constexpr (sizeof(T) > 2) y_j = to;
 #pragma omp simd
-            for (ptrdiff_t i = 0; i < count; ++i) y_j[i] = less_share(p_j[i], v_j[i], of_v[i], rest[i]);
+            for (ptrdiff_t i = 0; i < count; ++i) {
+                Work plain = less_share(p_j[i], v_j[i], of_v[i], rest[i]);
+                y_j[i] = p_j[i] > peak<Work> ? peaks[i] : plain;
+            }
             if constexpr (sizeof(T) == 2) narrow(y_j, to, count);
         }
-        for (ptrdiff_t i = 0; i < count; ++i)
-            if (k[i] >= 0) y[k[i] * after + i] = of_peaks[i];
     }
 };
 
