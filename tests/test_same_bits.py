@@ -293,7 +293,7 @@ def test_a_strided_row_too_long_to_be_gathered(
 
 
 @every_float
-@pytest.mark.parametrize("product", [fsm.softmax_vjp, fsm.log_softmax_jvp])
+@pytest.mark.parametrize("product", [fsm.softmax_vjp, fsm.log_softmax_vjp, fsm.log_softmax_jvp])
 def test_products_of_long_rows_whose_elements_lie_apart(
     product: Any, dtype: np.dtype, rng: np.random.Generator
 ) -> None:
@@ -374,8 +374,8 @@ def test_products_of_the_logarithm_where_a_p_is_above_one_half(
     dtype: np.dtype, rng: np.random.Generator
 ) -> None:
     """Its product comes from the sums of the others; of two, which no probabilities are, not."""
-    for n in (2, 3, 15, 16, 17, 40, 100, 257, 16384 + 7):
-        count = 40 if n < 1000 else 9
+    for n in (2, 3, 15, 16, 17, 40, 100, 257, 16384 + 7, (1 << 19) // dtype.itemsize + 3):
+        count = 40 if n < 1000 else 5 + 20_000 // n * 4
         x, v = 3 * rng.standard_normal((2, count, n))
         x[np.arange(count), rng.integers(n, size=count)] += rng.choice([0, 15], count)
         p, v = fsm.softmax(cast(x, dtype)), cast(v, dtype)

@@ -1,8 +1,8 @@
-// softmax_vjp and log_softmax_jvp of long rows whose elements lie apart, as strided ones and those of a few columns do: chunks of
-// them are gathered, for the sums and once more for the results.
+// Products with the Jacobians of long rows whose elements lie apart, as strided ones and those of a few columns do: chunks of them are
+// gathered, for the sums and once more for the results.
 #pragma once
 #include "few_columns.h"
-#include "products.h"
+#include "log_products.h"
 
 namespace {
 
@@ -86,6 +86,60 @@ struct FarProducts {
                     put(high, low, v_r[c], mean[c]);
                     fast_chunk<function>(p_part, v_part, y_part, some, high, low);
                 }
+                scatter_strided(y_part, y + from * y_stride + c, y_stride, some);
+            });
+        });
+    }
+};
+
+// log_softmax_vjp of the same, and of long rows of 16 bits.
+template <class T>
+struct LogFarProducts {
+    using Work = std::conditional_t<sizeof(T) == 8, double, float>;
+
+    Strided<T> p, v;
+    ptrdiff_t n, count;  // count <= few_columns neighbours of n elements
+    int threads;
+    Others all[few_columns];
+    Work sum[few_columns], sum_low[few_columns], of_peak[few_columns];
+
+    // False where one has more than one peak.
+    bool means() {
+        struct Parts {
+            Others of[few_columns];
+        };
+        ptrdiff_t at = 0;
+        add_chunks(n, threads,
+            [&](ptrdiff_t from, ptrdiff_t length) {
+                Parts parts;
+                Work p_part[chunk], v_part[chunk];
+                for (ptrdiff_t c = 0; c < count; ++c) {
+                    p.gather(c, from, p_part, length);
+                    v.gather(c, from, v_part, length);
+                    parts.of[c] = others(p_part, v_part, length);
+                }
+                return parts;
+            },
+            [&](const Parts& parts) {
+                for (ptrdiff_t c = 0; c < count; ++c) all[c].add(parts.of[c], at);
+                at += chunk;
+            });
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            if (all[c].peaks > 1) return false;
+            Shares<Work> shares(all[c], static_cast<Work>(p.at(all[c].k)[c]), static_cast<Work>(v.at(all[c].k)[c]));
+            sum[c] = static_cast<Work>(shares.sum.high), sum_low[c] = static_cast<Work>(shares.sum.low), of_peak[c] = shares.of_peak;
+        }
+        return true;
+    }
+
+    void products(T* y, ptrdiff_t y_stride) const {
+        each_chunk(n, threads, [=, this](ptrdiff_t first, ptrdiff_t length) {
+            Work p_part[block], v_part[block], y_part[block];
+            each_block(first, length, count, [&](ptrdiff_t c, ptrdiff_t from, ptrdiff_t some) {
+                p.gather(c, from, p_part, some);
+                v.gather(c, from, v_part, some);
+                less_share_chunk(p_part, v_part, y_part, some, sum[c], sum_low[c]);
+                if (ptrdiff_t k = all[c].k - from; all[c].peaks && k >= 0 && k < some) y_part[k] = of_peak[c];
                 scatter_strided(y_part, y + from * y_stride + c, y_stride, some);
             });
         });

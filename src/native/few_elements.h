@@ -1,5 +1,5 @@
-// softmax_vjp and log_softmax_jvp of rows of a few elements, a number known to the compiler: side by side, a row's sum in registers,
-// in the order of `weighted` or, of float64, where rows have two, of `sum_of`.
+// Products with the Jacobians of rows of a few elements, a number known to the compiler: side by side, a row's sums in registers, of
+// four parts each.
 #pragma once
 #include "gathered.h"
 #include "log_products.h"

@@ -31,18 +31,14 @@ bool derivatives(const Rows& r) {
         T* y = static_cast<T*>(r.y) + r.first * n;
         if (n >= 2 && n <= few_elements<function, T> && (r.count >= 4 || n == 2 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
             return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
-    }
-    if constexpr (function == LOG_SOFTMAX_VJP) {
-        auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
-        if (n > few && n <= short_row) return short_log_products<T>(from(r.x), from(r.v), static_cast<T*>(r.y) + r.first * n, n, r.count), false;
-    }
-    if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP) {
-        auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
-        T* y = static_cast<T*>(r.y) + r.first * n;
-        if constexpr (sizeof(T) == 8)
-            if (n <= narrow_row && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
-        if (n < long_product && (sizeof(T) == 4 || n > few))
-            return short_products<function>(from(r.x), from(r.v), y, n, r.count), false;
+        if constexpr (function == LOG_SOFTMAX_VJP) {
+            if (n > few && n <= short_row) return short_log_products(from(r.x), from(r.v), y, n, r.count), false;
+        } else {
+            if constexpr (sizeof(T) == 8)
+                if (n <= narrow_row && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
+            if (n < long_product && (sizeof(T) == 4 || n > few))
+                return short_products<function>(from(r.x), from(r.v), y, n, r.count), false;
+        }
     }
     Stream<std::conditional_t<sizeof(T) == 8, double, float>> stream;
     for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
@@ -132,12 +128,13 @@ bool are_far(const Rows& r) {
 // Such rows; those whose mean is not finite are gathered whole.
 template <Function function, class T>
 bool far_products(const Rows& r) {
-    each_tile(r, r.layouts ? 1 : few_columns, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
+    using Far = std::conditional_t<function == LOG_SOFTMAX_VJP, LogFarProducts<T>, FarProducts<function, T>>;
+    each_tile(r, r.after > 1 ? few_columns : 1, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](int i, const void* a) {
             if (r.layouts && r.layouts[i].ndim) return strided_row<T>(a, r.layouts[i], first);
             return Strided<T>{static_cast<const T*>(a) + offset, r.after};
         };
-        FarProducts<function, T> rows{from(0, r.x), from(1, r.v), r.n, some, r.threads};
+        Far rows{from(0, r.x), from(1, r.v), r.n, some, r.threads};
         if (rows.means()) return rows.products(static_cast<T*>(r.y) + offset, r.after);
         gathered_part<function, T>(r, first, some);
     });
@@ -159,14 +156,17 @@ bool products(const Rows& r) {
     bool are_few = is_product<function> && !r.layouts && r.n >= 2 && r.n <= most;
     bool are_vectors = sizeof(T) == 8 && r.after >= 16 && r.after % 8 == 0;
     if (are_narrow<T>(r) && !(are_few && are_vectors)) return narrow_columns<function, T, products<function, T>>(r);
-    if constexpr (function == LOG_SOFTMAX_VJP) {
-        if (are_few) return columns_of_few<function, T>(r);
-        if (r.after > few_columns && r.n > few) return product_columns<function, T>(r);
-    } else if constexpr (is_product<function>) {
+    if constexpr (is_product<function>) {
         if (are_few) return columns_of_few<function, T>(r);
         if (are_far<T>(r)) return far_products<function, T>(r);
         if constexpr (sizeof(T) == 2)
-            if (r.after == 1 && !r.layouts && r.n >= long_half_product<T>) return half_products<function, T>(r);
+            if (r.after == 1 && !r.layouts) {
+                if constexpr (function != LOG_SOFTMAX_VJP) {
+                    if (r.n >= long_half_product<T>) return half_products<function, T>(r);
+                } else if (r.n > chunk) {
+                    return far_products<function, T>(r);
+                }
+            }
         if (r.after > few_columns) return product_columns<function, T>(r);
     }
     if constexpr (sizeof(T) > 2)

@@ -1,7 +1,7 @@
 // log_softmax_vjp along columns, side by side: each sum in the order of a contiguous row of more than a few elements.
 #pragma once
-#include "product_columns.h"
 #include "log_products.h"
+#include "product_columns.h"
 
 namespace {
 
@@ -34,7 +34,7 @@ struct LogProductColumns {
             for (ptrdiff_t i = 0; i < strip; ++i) add_term<Result>(p_high[i], p_low[i], more.p_high[i], more.p_low[i]);
         }
     };
-    struct Found {
+    struct Found {  // the peaks
         Work p[strip] = {}, v[strip] = {};
         Peaks<Work> count[strip] = {};
     };

@@ -9,6 +9,13 @@ namespace {
 struct Others {
     Pair v{0, 0}, p{0, 0};
     ptrdiff_t peaks = 0, k = 0;
+
+    // Those of the elements from `from` on.
+    void add(const Others& part, ptrdiff_t from) {
+        accumulate(v.high, v.low, part.v.high, part.v.low);
+        accumulate(p.high, p.low, part.p.high, part.p.low);
+        if (part.peaks) peaks += part.peaks, k = from + part.k;
+    }
 };
 
 // In the bits below, the index of a peak in a chunk, above them how many there are.
@@ -73,17 +80,9 @@ template <class T>
 Others others(const T* p, const T* v, ptrdiff_t n, int threads) {
     if (n <= chunk) return others(p, v, n);
     Others all;
-    auto of_chunk = [=](ptrdiff_t from, ptrdiff_t length) {
-        Others part = others(p + from, v + from, length);
-        part.k += from;
-        return part;
-    };
-    add_chunks(n, threads, of_chunk,
-               [&](const Others& part) {
-                   accumulate(all.v.high, all.v.low, part.v.high, part.v.low);
-                   accumulate(all.p.high, all.p.low, part.p.high, part.p.low);
-                   if (part.peaks) all.peaks += part.peaks, all.k = part.k;
-               });
+    ptrdiff_t at = 0;
+    add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return others(p + from, v + from, length); },
+               [&](const Others& part) { all.add(part, at), at += chunk; });
     return all;
 }
 
@@ -118,19 +117,18 @@ void less_share_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T sum, T sum_lo
 template <class T>
 struct Shares {
     Pair sum;
-    T of_peak = 0;
-    [[gnu::always_inline]] Shares(const Others& all, const T* p, const T* v, ptrdiff_t n, int threads) : sum(all.v) {
-        double p_k = p[all.k], v_k = v[all.k];
+    T of_peak;
+    [[gnu::always_inline]] Shares(const Others& all, double p_k, double v_k) : sum(all.v) {
         add_term<T>(sum.high, sum.low, all.peaks ? v_k : 0, 0.0);
         of_peak = static_cast<T>(at_peak(p_k, v_k, rounded(all.p), rounded(all.v)));
-        if (all.peaks > 1) sum = sum_of_counted(p, v, n, threads);  // no probabilities
     }
 };
 
 template <class T>
 void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, bool streams) {
     Others all = others(p, v, n, threads);
-    Shares<T> shares(all, p, v, n, threads);
+    Shares<T> shares(all, p[all.k], v[all.k]);
+    if (all.peaks > 1) shares.sum = sum_of_counted(p, v, n, threads);  // no probabilities
     T high = static_cast<T>(shares.sum.high), low = static_cast<T>(shares.sum.low);
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         auto ps = p + from, vs = v + from;
@@ -145,7 +143,8 @@ template <class T>
 void short_log_products(const T* p, const T* v, T* y, ptrdiff_t n, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; ++i, p += n, v += n, y += n) {
         Others all = sums_of_others<true>(p, v, n);
-        Shares<T> shares(all, p, v, n, 1);
+        Shares<T> shares(all, p[all.k], v[all.k]);
+        if (all.peaks > 1) shares.sum = sum_of_counted(p, v, n, 1);
         less_share_chunk(p, v, y, n, static_cast<T>(shares.sum.high), static_cast<T>(shares.sum.low));
         y[all.k] = all.peaks == 1 ? shares.of_peak : y[all.k];
     }
