@@ -313,7 +313,7 @@ def test_products_of_long_rows_whose_elements_lie_apart(
         middle = [np.stack([a, a[::-1].copy()]) for a in columns]
         got = product(*middle, axis=1, out=middle[1])
         assert_same_bits(got[0], expected.T)
-        assert_same_bits(got[1, ::-1], expected.T)
+        assert_same_bits(got[1], product(p[:, ::-1].copy(), v[:, ::-1].copy()).T)
 
 
 def test_a_constant_vector_has_no_product(rng: np.random.Generator) -> None:
