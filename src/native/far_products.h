@@ -15,7 +15,7 @@ struct FarProducts {
     Strided<T> p, v;
     ptrdiff_t n, count;  // count <= few_columns neighbours of n elements
     int threads;
-    Reference reference[few_columns];  // of float64
+    Reference reference[few_columns] = {};  // of float64
     double v_r[few_columns] = {}, mean[few_columns] = {};
 
     // Of each column the v that others are taken relative to.
@@ -100,8 +100,8 @@ struct LogFarProducts {
     Strided<T> p, v;
     ptrdiff_t n, count;  // count <= few_columns neighbours of n elements
     int threads;
-    Others all[few_columns];
-    Work sum[few_columns], sum_low[few_columns], of_peak[few_columns];
+    Others all[few_columns] = {};
+    Work sum[few_columns] = {}, sum_low[few_columns] = {}, of_peak[few_columns] = {};
 
     // False where one has more than one peak.
     bool means() {
