@@ -6,20 +6,66 @@
 
 namespace {
 
-template <Function function, class T>
-struct FarProducts {
-    static constexpr bool is_double = sizeof(T) == 8;
-    using Work = std::conditional_t<is_double, double, float>;
-    using Part = std::conditional_t<is_double, Pair, Weighted>;  // of a sum, see sum_of_products and `weighted`
+// Some of them, side by side or one alone, and what is done with their chunks.
+template <class T>
+struct FarRows {
+    using Work = std::conditional_t<sizeof(T) == 8, double, float>;
 
     Strided<T> p, v;
     ptrdiff_t n, count;  // count <= few_columns neighbours of n elements
     int threads;
+
+    // add(c, of(c, p, v, length), from) for the chunks of each column, in order.
+    template <class Part, class Of, class Add>
+    void add_up(Of of, Add add) const {
+        struct Parts {
+            Part of_column[few_columns];
+        };
+        ptrdiff_t at = 0;
+        add_chunks(n, threads,
+            [&](ptrdiff_t from, ptrdiff_t length) {
+                Parts parts;
+                Work p_part[chunk], v_part[chunk];
+                for (ptrdiff_t c = 0; c < count; ++c) {
+                    p.gather(c, from, p_part, length);
+                    v.gather(c, from, v_part, length);
+                    parts.of_column[c] = of(c, p_part, v_part, length);
+                }
+                return parts;
+            },
+            [&](const Parts& parts) {
+                for (ptrdiff_t c = 0; c < count; ++c) add(c, parts.of_column[c], at);
+                at += chunk;
+            });
+    }
+
+    // Writes what product(c, from, p, v, y, length) puts in y for a block of a column.
+    template <class Product>
+    void put_products(T* y, ptrdiff_t y_stride, Product product) const {
+        each_chunk(n, threads, [=, *this](ptrdiff_t first, ptrdiff_t length) {
+            Work p_part[block], v_part[block], y_part[block];
+            each_block(first, length, count, [&](ptrdiff_t c, ptrdiff_t from, ptrdiff_t some) {
+                p.gather(c, from, p_part, some);
+                v.gather(c, from, v_part, some);
+                product(c, from, p_part, v_part, y_part, some);
+                scatter_strided(y_part, y + from * y_stride + c, y_stride, some);
+            });
+        });
+    }
+};
+
+template <Function function, class T>
+struct FarProducts : FarRows<T> {
+    static constexpr bool is_double = sizeof(T) == 8;
+    using Work = typename FarRows<T>::Work;
+    using Part = std::conditional_t<is_double, Pair, Weighted>;  // of a sum, see sum_of_products and `weighted`
+
     Reference reference[few_columns] = {};  // of float64
     double v_r[few_columns] = {}, mean[few_columns] = {};
 
     // Of each column the v that others are taken relative to.
     void references() {
+        auto [p, v, n, count, threads] = static_cast<const FarRows<T>&>(*this);
         if constexpr (is_double) {
             double part[chunk], most[few_columns];
             ptrdiff_t k[few_columns] = {};
@@ -41,107 +87,64 @@ struct FarProducts {
 
     // False where the mean of a column is not finite.
     bool means() {
-        struct Parts {
-            Part of[few_columns];
-        } all{};
+        Part all[few_columns] = {};
         references();
-        add_chunks(n, threads,
-            [&](ptrdiff_t from, ptrdiff_t length) {
-                Parts parts;
-                Work p_part[chunk], v_part[chunk];
-                for (ptrdiff_t c = 0; c < count; ++c) {
-                    p.gather(c, from, p_part, length);
-                    v.gather(c, from, v_part, length);
-                    if constexpr (is_double) parts.of[c] = sum_of_products(p_part, v_part, length, reference[c]);
-                    else parts.of[c] = weighted(p_part, v_part, length, v_r[c]);
-                }
-                return parts;
+        this->template add_up<Part>(
+            [&](ptrdiff_t c, const Work* p, const Work* v, ptrdiff_t length) {
+                if constexpr (is_double) return sum_of_products(p, v, length, reference[c]);
+                else return weighted(p, v, length, v_r[c]);
             },
-            [&](const Parts& parts) {
-                for (ptrdiff_t c = 0; c < count; ++c) {
-                    const Part& part = parts.of[c];
-                    if constexpr (is_double) accumulate(all.of[c].high, all.of[c].low, part.high, part.low);
-                    else all.of[c].sum += part.sum, all.of[c].weight += part.weight;
-                }
+            [&](ptrdiff_t c, const Part& part, ptrdiff_t) {
+                if constexpr (is_double) accumulate(all[c].high, all[c].low, part.high, part.low);
+                else all[c].sum += part.sum, all[c].weight += part.weight;
             });
         bool finite = true;
-        for (ptrdiff_t c = 0; c < count; ++c) {
-            if constexpr (is_double) mean[c] = rounded(all.of[c]);
-            else mean[c] = mean_of(all.of[c]);
+        for (ptrdiff_t c = 0; c < this->count; ++c) {
+            if constexpr (is_double) mean[c] = rounded(all[c]);
+            else mean[c] = mean_of(all[c]);
             finite = finite && std::isfinite(mean[c]);
         }
         return finite;
     }
 
     void products(T* y, ptrdiff_t y_stride) const {
-        each_chunk(n, threads, [=, this](ptrdiff_t first, ptrdiff_t length) {
-            Work p_part[block], v_part[block], y_part[block];
-            each_block(first, length, count, [&](ptrdiff_t c, ptrdiff_t from, ptrdiff_t some) {
-                p.gather(c, from, p_part, some);
-                v.gather(c, from, v_part, some);
-                if constexpr (is_double) {
-                    product_chunk<function, false>(p_part, v_part, y_part, some, v_r[c], mean[c]);
-                } else {
-                    float high, low;
-                    put(high, low, v_r[c], mean[c]);
-                    fast_chunk<function>(p_part, v_part, y_part, some, high, low);
-                }
-                scatter_strided(y_part, y + from * y_stride + c, y_stride, some);
-            });
+        this->put_products(y, y_stride, [this](ptrdiff_t c, ptrdiff_t, const Work* p, const Work* v, Work* part, ptrdiff_t some) {
+            if constexpr (is_double) {
+                product_chunk<function, false>(p, v, part, some, v_r[c], mean[c]);
+            } else {
+                float high, low;
+                put(high, low, v_r[c], mean[c]);
+                fast_chunk<function>(p, v, part, some, high, low);
+            }
         });
     }
 };
 
 // log_softmax_vjp of the same, and of long rows of 16 bits.
 template <class T>
-struct LogFarProducts {
-    using Work = std::conditional_t<sizeof(T) == 8, double, float>;
+struct LogFarProducts : FarRows<T> {
+    using Work = typename FarRows<T>::Work;
 
-    Strided<T> p, v;
-    ptrdiff_t n, count;  // count <= few_columns neighbours of n elements
-    int threads;
     Others all[few_columns] = {};
     Work sum[few_columns] = {}, sum_low[few_columns] = {}, of_peak[few_columns] = {};
 
     // False where one has more than one peak.
     bool means() {
-        struct Parts {
-            Others of[few_columns];
-        };
-        ptrdiff_t at = 0;
-        add_chunks(n, threads,
-            [&](ptrdiff_t from, ptrdiff_t length) {
-                Parts parts;
-                Work p_part[chunk], v_part[chunk];
-                for (ptrdiff_t c = 0; c < count; ++c) {
-                    p.gather(c, from, p_part, length);
-                    v.gather(c, from, v_part, length);
-                    parts.of[c] = others(p_part, v_part, length);
-                }
-                return parts;
-            },
-            [&](const Parts& parts) {
-                for (ptrdiff_t c = 0; c < count; ++c) all[c].add(parts.of[c], at);
-                at += chunk;
-            });
-        for (ptrdiff_t c = 0; c < count; ++c) {
+        this->template add_up<Others>([](ptrdiff_t, const Work* p, const Work* v, ptrdiff_t length) { return others(p, v, length); },
+                                      [this](ptrdiff_t c, const Others& part, ptrdiff_t from) { all[c].add(part, from); });
+        for (ptrdiff_t c = 0; c < this->count; ++c) {
+            ptrdiff_t k = all[c].k;
             if (all[c].peaks > 1) return false;
-            Shares<Work> shares(all[c], static_cast<Work>(p.at(all[c].k)[c]), static_cast<Work>(v.at(all[c].k)[c]));
+            Shares<Work> shares(all[c], static_cast<Work>(this->p.at(k)[c]), static_cast<Work>(this->v.at(k)[c]));
             sum[c] = static_cast<Work>(shares.sum.high), sum_low[c] = static_cast<Work>(shares.sum.low), of_peak[c] = shares.of_peak;
         }
         return true;
     }
 
     void products(T* y, ptrdiff_t y_stride) const {
-        each_chunk(n, threads, [=, this](ptrdiff_t first, ptrdiff_t length) {
-            Work p_part[block], v_part[block], y_part[block];
-            each_block(first, length, count, [&](ptrdiff_t c, ptrdiff_t from, ptrdiff_t some) {
-                p.gather(c, from, p_part, some);
-                v.gather(c, from, v_part, some);
-                less_share_chunk(p_part, v_part, y_part, some, sum[c], sum_low[c]);
-                if (ptrdiff_t k = all[c].k - from; all[c].peaks && k >= 0 && k < some) y_part[k] = of_peak[c];
-                scatter_strided(y_part, y + from * y_stride + c, y_stride, some);
-            });
+        this->put_products(y, y_stride, [this](ptrdiff_t c, ptrdiff_t from, const Work* p, const Work* v, Work* part, ptrdiff_t some) {
+            less_share_chunk(p, v, part, some, sum[c], sum_low[c]);
+            if (ptrdiff_t k = all[c].k - from; all[c].peaks && k >= 0 && k < some) part[k] = of_peak[c];
         });
     }
 };

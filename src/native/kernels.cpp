@@ -29,7 +29,7 @@ bool derivatives(const Rows& r) {
     if constexpr (is_product<function>) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
         T* y = static_cast<T*>(r.y) + r.first * n;
-        if (n >= 2 && n <= few_elements<function, T> && (r.count >= 4 || n == 2 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
+        if (n >= 2 && n <= few_elements<function, T> && (r.count >= 4 || n == 2 || few_elements<function, T> == few))
             return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
         if constexpr (function == LOG_SOFTMAX_VJP) {
             if (n > few && n <= short_row) return short_log_products(from(r.x), from(r.v), y, n, r.count), false;
@@ -134,7 +134,7 @@ bool far_products(const Rows& r) {
             if (r.layouts && r.layouts[i].ndim) return strided_row<T>(a, r.layouts[i], first);
             return Strided<T>{static_cast<const T*>(a) + offset, r.after};
         };
-        Far rows{from(0, r.x), from(1, r.v), r.n, some, r.threads};
+        Far rows{{from(0, r.x), from(1, r.v), r.n, some, r.threads}};
         if (rows.means()) return rows.products(static_cast<T*>(r.y) + offset, r.after);
         gathered_part<function, T>(r, first, some);
     });
@@ -152,7 +152,7 @@ bool half_products(const Rows& r) {
 
 template <Function function, class T>
 bool products(const Rows& r) {
-    ptrdiff_t most = sizeof(T) == 8 || function == LOG_SOFTMAX_VJP ? few : 2;
+    ptrdiff_t most = few_elements<function, T> == few ? few : 2;
     bool are_few = is_product<function> && !r.layouts && r.n >= 2 && r.n <= most;
     bool are_vectors = sizeof(T) == 8 && r.after >= 16 && r.after % 8 == 0;
     if (are_narrow<T>(r) && !(are_few && are_vectors)) return narrow_columns<function, T, products<function, T>>(r);

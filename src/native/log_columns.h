@@ -87,7 +87,7 @@ struct LogProductColumns {
         all.clear();
         for (ptrdiff_t from = 0; from < n; from += chunk) {
             add_chunk(p + from * after + c, v + from * after + c, after, std::min(chunk, n - from), some, part, found);
-            if (n <= chunk) all = part;
+            if (n <= chunk) all = part;  // not added to 0: an infinite sum would become NaN
             else all.template add<double>(part);
         }
         Peaks<Work> several = 0;
