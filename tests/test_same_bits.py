@@ -386,6 +386,10 @@ def test_products_of_the_logarithm_where_a_p_is_above_one_half(
         assert_same_bits(fsm.log_softmax_vjp(p, v, out=v.copy()), expected)
         if dtype.itemsize > 8:
             continue
+        infinite = v.copy()
+        infinite[1, n // 2] = np.inf
+        got = fsm.log_softmax_vjp(columns[0], infinite.T.copy(), axis=0)
+        assert_same_bits(got, fsm.log_softmax_vjp(p, infinite).T)
         p[3, [0, n - 1]] = 0.75
         columns[0][[0, n - 1], 3] = 0.75
         expected = fsm.log_softmax_vjp(p, v)
