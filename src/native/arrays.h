@@ -17,11 +17,11 @@ namespace {
 
 const Kernels* const compiled[] = {
 #if defined(FASTSOFTMAX_X86)
-    &kernels_avx512, &kernels_avx2, &kernels_baseline,
+    &avx512::kernels, &avx2::kernels, &baseline::kernels,
 #elif defined(FASTSOFTMAX_ARM64)
-    &kernels_neon,
+    &neon::kernels,
 #else
-    &kernels_baseline,
+    &baseline::kernels,
 #endif
 };
 

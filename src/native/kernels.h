@@ -126,7 +126,27 @@ using Kernel = bool (*)(const Rows&);  // true where a row has no answer: NumPy'
 
 struct Kernels {
     const char* name;
-    Kernel rows[FUNCTIONS][TYPES];
+    const Kernel* rows[FUNCTIONS];  // of TYPES each
 };
 
-extern const Kernels kernels_baseline, kernels_avx2, kernels_avx512, kernels_neon;
+namespace baseline { extern const Kernels kernels; }
+namespace avx2 { extern const Kernels kernels; }
+namespace avx512 { extern const Kernels kernels; }
+namespace neon { extern const Kernels kernels; }
+
+// What the source files beside the table have for it; each is compiled once for every instruction set.
+#ifdef FASTSOFTMAX_ISA
+namespace FASTSOFTMAX_ISA {
+// forward.cpp
+extern const Kernel softmax_kernels[TYPES], log_softmax_kernels[TYPES], logsumexp_kernels[TYPES], partition_kernels[TYPES],
+    softmax_part_kernels[TYPES], log_softmax_part_kernels[TYPES];
+// products.cpp
+extern const Kernel softmax_vjp_kernels[TYPES], softmax_vjp_derivative_kernels[TYPES], log_softmax_vjp_kernels[TYPES],
+    log_softmax_jvp_kernels[TYPES];
+// jacobians.cpp
+extern const Kernel softmax_jacobian_kernels[TYPES], softmax_jacobian_diagonal_kernels[TYPES],
+    softmax_jacobian_eigenvalues_kernels[TYPES], log_softmax_jacobian_kernels[TYPES];
+// losses.cpp
+extern const Kernel cross_entropy_kernels[TYPES];
+}
+#endif

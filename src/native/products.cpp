@@ -1,0 +1,180 @@
+// What multiplies vectors by Jacobians.
+#include "products.h"
+
+#include <algorithm>
+
+#include "anchored_columns.h"
+#include "far_products.h"
+#include "few_elements.h"
+#include "gathered.h"
+#include "half_products.h"
+#include "kernels.h"
+#include "log_columns.h"
+#include "narrow_columns.h"
+#include "product_columns.h"
+
+namespace {
+
+// With one vector.
+template <Function function>
+constexpr bool is_product = vectors(function) == 1;
+
+template <Function function, class T>
+bool contiguous_products(const Rows& r) {
+    ptrdiff_t n = r.n;
+    if constexpr (is_product<function>) {
+        auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
+        T* y = static_cast<T*>(r.y) + r.first * n;
+        if (n >= 2 && n <= few_elements<function, T> && (r.count >= 4 || n == 2 || few_elements<function, T> == few))
+            return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
+        if constexpr (function == LOG_SOFTMAX_VJP) {
+            if (n > few && n <= short_row) return short_log_products(from(r.x), from(r.v), y, n, r.count), false;
+        } else {
+            if constexpr (sizeof(T) == 8)
+                if (n <= narrow_row && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
+            if (n < long_product && (sizeof(T) == 4 || n > few))
+                return short_products<function>(from(r.x), from(r.v), y, n, r.count), false;
+        }
+    }
+    Stream<std::conditional_t<sizeof(T) == 8, double, float>> stream;
+    for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
+        auto row = [=](const void* a) { return static_cast<const T*>(a) + i * n; };
+        auto y = static_cast<T*>(r.y) + i * n;
+        if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP)
+            product_with_jacobian<function>(row(r.x), row(r.v), y, n, r.threads, r.streams ? &stream : nullptr);
+        else if constexpr (function == SOFTMAX_VJP_DERIVATIVE) softmax_vjp_derivative(row(r.x), row(r.v), row(r.u), y, n, r.threads);
+        else log_softmax_vjp(row(r.x), row(r.v), y, n, r.threads, r.streams);
+    }
+    if (r.streams) end_streams();
+    return false;
+}
+
+// Of columns, of strided rows, or of 16-bit floats: some at a time, in scratch.
+template <Function function, class T>
+bool gathered_products(const Rows& r) {
+    using Work = std::conditional_t<sizeof(T) == 2, float, T>;
+    ptrdiff_t n = r.n, most = r.after > 1 ? columns_at_a_time(n) : rows_at_a_time(n);
+    auto scratch = static_cast<Work*>(r.scratch);
+    each_tile(r, most, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
+        auto gathered = [&](int i, const void* a) {
+            Work* to = scratch + i * most * n;
+            auto from = static_cast<const T*>(a) + offset;
+            if (r.layouts && r.layouts[i - 1].ndim) gather_rows<T>(a, r.layouts[i - 1], first, to, n, some);
+            else if (r.after > 1) gather(from, r.after, to, n, some);
+            else convert(from, to, some * n);
+            return to;
+        };
+        T* y = static_cast<T*>(r.y) + offset;
+        Work* result = scratch;
+        if constexpr (sizeof(T) > 2)
+            if (r.after == 1) result = y;
+        Rows part{gathered(1, r.x), result, some, n};
+        part.v = gathered(2, r.v);
+        if constexpr (vectors(function) == 2) part.u = gathered(3, r.u);
+        part.threads = r.threads;
+        contiguous_products<function, Work>(part);
+        if (r.after > 1) scatter(result, y, r.after, n, some);
+        else if constexpr (sizeof(T) == 2) convert(result, y, some * n);
+    });
+    return false;
+}
+
+template <Function function, class T>
+void gathered_part(Rows r, ptrdiff_t first, ptrdiff_t count) {
+    r.first = first, r.count = count;
+    gathered_products<function, T>(r);
+}
+
+// Columns, some at a time: side by side, or, where they are not finite, gathered.
+template <Function function, class T>
+bool product_columns(const Rows& r) {
+    using Columns = std::conditional_t<function == LOG_SOFTMAX_VJP, LogProductColumns<T>, ProductColumns<function, T>>;
+    each_tile(r, Columns::at_a_time(r.n), [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
+        auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
+        Columns columns(from(r.x), from(r.v), r.n, r.after, some);
+        if (columns.means()) {
+            columns.products(static_cast<T*>(r.y) + offset);
+        } else {
+            gathered_part<function, T>(r, first, some);
+        }
+    });
+    return false;
+}
+
+template <Function function, class T>
+bool columns_of_few(const Rows& r) {
+    each_tile(r, r.count, [&](ptrdiff_t, ptrdiff_t some, ptrdiff_t offset) {
+        auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
+        few_element_products<function>(from(r.x), from(r.v), static_cast<T*>(r.y) + offset, r.n, r.after, some);
+    });
+    return false;
+}
+
+// Whether rows are long, and their elements lie apart, but not beside those of other rows.
+template <class T>
+bool are_far(const Rows& r) {
+    if (r.n * static_cast<ptrdiff_t>(sizeof(T)) <= far_row) return false;
+    if (!r.layouts) return r.after > 1 && r.after <= few_columns;
+    return r.layouts[0].neighbours(sizeof(T)) == 1 && r.layouts[1].neighbours(sizeof(T)) == 1;
+}
+
+// Such rows; those whose mean is not finite are gathered whole.
+template <Function function, class T>
+bool far_products(const Rows& r) {
+    using Far = std::conditional_t<function == LOG_SOFTMAX_VJP, LogFarProducts<T>, FarProducts<function, T>>;
+    each_tile(r, r.after > 1 ? few_columns : 1, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
+        auto from = [&](int i, const void* a) {
+            if (r.layouts && r.layouts[i].ndim) return strided_row<T>(a, r.layouts[i], first);
+            return Strided<T>{static_cast<const T*>(a) + offset, r.after};
+        };
+        Far rows{{from(0, r.x), from(1, r.v), r.n, some, r.threads}};
+        if (rows.means()) return rows.products(static_cast<T*>(r.y) + offset, r.after);
+        gathered_part<function, T>(r, first, some);
+    });
+    return false;
+}
+
+// Rows of 16-bit floats; those whose mean is not exact are gathered.
+template <Function function, class T>
+bool half_products(const Rows& r) {
+    auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * r.n; };
+    auto gathered = [&](ptrdiff_t i) { gathered_part<function, T>(r, r.first + i, 1); };
+    half_products<function>(from(r.x), from(r.v), static_cast<T*>(r.y) + r.first * r.n, r.n, r.count, r.threads, gathered);
+    return false;
+}
+
+template <Function function, class T>
+bool products(const Rows& r) {
+    ptrdiff_t most = few_elements<function, T> == few ? few : 2;
+    bool are_few = is_product<function> && !r.layouts && r.n >= 2 && r.n <= most;
+    bool are_vectors = sizeof(T) == 8 && r.after >= 16 && r.after % 8 == 0;
+    if (are_narrow<T>(r) && !(are_few && are_vectors)) return narrow_columns<function, T, products<function, T>>(r);
+    if constexpr (is_product<function>) {
+        if (are_few) return columns_of_few<function, T>(r);
+        if (are_far<T>(r)) return far_products<function, T>(r);
+        if constexpr (sizeof(T) == 2)
+            if (r.after == 1 && !r.layouts) {
+                if constexpr (function != LOG_SOFTMAX_VJP) {
+                    if (r.n >= long_half_product<T>) return half_products<function, T>(r);
+                } else if (r.n > chunk) {
+                    return far_products<function, T>(r);
+                }
+            }
+        if (r.after > few_columns) return product_columns<function, T>(r);
+    }
+    if constexpr (sizeof(T) > 2)
+        if (r.after == 1 && !r.layouts) return contiguous_products<function, T>(r);
+    return gathered_products<function, T>(r);
+}
+
+}  // namespace
+
+namespace FASTSOFTMAX_ISA {
+
+#define PRODUCTS(f) {products<f, float>, products<f, double>, products<f, Float16>, products<f, BFloat16>}
+const Kernel softmax_vjp_kernels[TYPES] = PRODUCTS(SOFTMAX_VJP);
+const Kernel softmax_vjp_derivative_kernels[TYPES] = PRODUCTS(SOFTMAX_VJP_DERIVATIVE);
+const Kernel log_softmax_vjp_kernels[TYPES] = PRODUCTS(LOG_SOFTMAX_VJP);
+const Kernel log_softmax_jvp_kernels[TYPES] = PRODUCTS(LOG_SOFTMAX_JVP);
+
+}  // namespace FASTSOFTMAX_ISA
