@@ -27,12 +27,14 @@ struct LogProductColumns {
             for (ptrdiff_t i = 0; i < strip; ++i) v_high[i] = v_low[i] = p_high[i] = p_low[i] = 0;
         }
         template <class Result>
-        [[gnu::always_inline]] void add(const Sums& more) {
+        [[gnu::always_inline]] void add_as(const Sums& more) {
 #pragma omp simd
             for (ptrdiff_t i = 0; i < strip; ++i) add_term<Result>(v_high[i], v_low[i], more.v_high[i], more.v_low[i]);
 #pragma omp simd
             for (ptrdiff_t i = 0; i < strip; ++i) add_term<Result>(p_high[i], p_low[i], more.p_high[i], more.p_low[i]);
         }
+        [[gnu::always_inline]] void add(const Sums& more) { add_as<Work>(more); }
+        [[gnu::always_inline]] void add_chunk(const Sums& more) { add_as<double>(more); }
     };
     struct Found {  // the peaks
         Work p[strip] = {}, v[strip] = {};
@@ -40,56 +42,35 @@ struct LogProductColumns {
     };
     static constexpr Peaks<Work> one_each = 1 - one_peak;  // to count them
 
-    // The sums of a chunk of a strip: those of four lanes at a time in registers, in the order in which they are added up.
+    Sums chunk_sums[width / strip][lanes], whole_sums[width / strip];
+    Found found[width / strip];
+
     template <class Some>
-    [[gnu::always_inline]] static inline void add_chunk(const T* p, const T* v, ptrdiff_t after, ptrdiff_t length, Some some, Sums& all, Found& found) {
-        ptrdiff_t whole = length / lanes * lanes;
-        Sums of[2];
-        auto add = [&](ptrdiff_t j, Sums& to) __attribute__((always_inline)) {
+    [[gnu::always_inline]] void add(const Part& part, ptrdiff_t c, ptrdiff_t s, Some some, Ahead<T>& next_rows) {
+        const T *p_0 = p + part.start * after + c, *v_0 = v + part.start * after + c;
+        ptrdiff_t next = after;
+        Ahead<T> ahead = next_rows;
+        Found peaks = found[s];
+        add_part(part, chunk_sums[s], whole_sums[s], [&](ptrdiff_t j, Sums& to) __attribute__((always_inline)) {
             Work p_own[strip], v_own[strip];
             const Work *p_j = p_own, *v_j = v_own;
-            fetch<false>(p + j * after + strip, strip);
-            fetch<false>(v + j * after + strip, strip);
-            if constexpr (sizeof(T) == 2) widen(p + j * after, p_own, some), widen(v + j * after, v_own, some);
-            else p_j = p + j * after, v_j = v + j * after;
+            ahead.fetch(strip);
+            if constexpr (sizeof(T) == 2) widen(p_0 + j * next, p_own, some), widen(v_0 + j * next, v_own, some);
+            else p_j = p_0 + j * next, v_j = v_0 + j * next;
 #pragma omp simd
             for (ptrdiff_t i = 0; i < ptrdiff_t(some); ++i) {
                 Work p_i = p_j[i], v_i = v_j[i];
-                add_other(to.v_high[i], to.v_low[i], to.p_high[i], to.p_low[i], found.count[i], p_i, v_i, one_each);
-                found.v[i] = p_i > peak<Work> ? v_i : found.v[i], found.p[i] = p_i > peak<Work> ? p_i : found.p[i];
+                add_other(to.v_high[i], to.v_low[i], to.p_high[i], to.p_low[i], peaks.count[i], p_i, v_i, one_each);
+                peaks.v[i] = p_i > peak<Work> ? v_i : peaks.v[i], peaks.p[i] = p_i > peak<Work> ? p_i : peaks.p[i];
             }
-        };
-        auto set = [&](Sums& to, ptrdiff_t l) __attribute__((always_inline)) {
-            to.clear();
-            for (ptrdiff_t j = l; j < whole; j += lanes) add(j, to);
-            if (ptrdiff_t last = l + length - lanes; last >= whole) add(last, to);
-        };
-        for (ptrdiff_t group = 0; group < 4; ++group) {
-            ptrdiff_t l = group % 2 * 2 + group / 2;
-            Sums a, b, c;
-            set(a, l), set(b, l + 8);
-            a.template add<Work>(b);
-            set(b, l + 4), set(c, l + 12);
-            b.template add<Work>(c);
-            a.template add<Work>(b);
-            if (group % 2 == 0) of[group / 2] = a;
-            else of[group / 2].template add<Work>(a);
-        }
-        all = of[0];
-        all.template add<Work>(of[1]);
+        });
+        found[s] = peaks;
+        next_rows = ahead;
     }
 
     // False where a column has more than one peak.
     template <class Some>
-    bool add_strip(ptrdiff_t c, Some some) {
-        Sums all, part;
-        Found found;
-        all.clear();
-        for (ptrdiff_t from = 0; from < n; from += chunk) {
-            add_chunk(p + from * after + c, v + from * after + c, after, std::min(chunk, n - from), some, part, found);
-            if (n <= chunk) all = part;  // not added to 0: an infinite sum would become NaN
-            else all.template add<double>(part);
-        }
+    bool put_strip(ptrdiff_t c, Some some, const Sums& all, const Found& found) {
         Peaks<Work> several = 0;
         Work *to = sum + c, *to_low = sum_low + c, *to_peak = of_peak + c;
 #pragma omp simd reduction(| : several)
@@ -103,34 +84,24 @@ struct LogProductColumns {
         return !several;
     }
 
-    bool means() {
+    template <class Some>
+    bool means(Some some) {
+        Ahead<T> ahead(p, v, n, after, count, width, tile_rows);
+        each_part(n, count, some, [&](const Part& part, ptrdiff_t c, ptrdiff_t s) { add(part, c, s, some, ahead); });
         bool good = true;
-        auto add = [&](auto some) {
-            for (ptrdiff_t c = 0; c < count && good; c += some) good = add_strip(std::min<ptrdiff_t>(c, count - some), some);
-        };
-        if (count >= strip) add(std::integral_constant<ptrdiff_t, strip>());
-        else add(count);
+        for (ptrdiff_t c = 0, s = 0; c < count; c += some, ++s)
+            good &= put_strip(std::min<ptrdiff_t>(c, count - some), some, whole_sums[s], found[s]);
         return good;
     }
 
+    bool means() { return count >= strip ? means(std::integral_constant<ptrdiff_t, strip>()) : means(count); }
+
     void products(T* y) {
-        Work p_own[width], v_own[width], y_own[width];
         const Work *of_v = sum, *rest = sum_low, *peaks = of_peak;
-        for (ptrdiff_t j = 0; j < n; ++j) {
-            const Work *p_j = row_of(p, j, after, count, p_own), *v_j = row_of(v, j, after, count, v_own);
-            T* to = y + j * after;
-            fetch<true>(to + after, count);
-            fetch<false>(p + j * after + count, count);
-            fetch<false>(v + j * after + count, count);
-            Work* y_j = y_own;
-            if constexpr (sizeof(T) > 2) y_j = to;
-#pragma omp simd
-            for (ptrdiff_t i = 0; i < count; ++i) {
-                Work plain = less_share(p_j[i], v_j[i], of_v[i], rest[i]);
-                y_j[i] = p_j[i] > peak<Work> ? peaks[i] : plain;
-            }
-            if constexpr (sizeof(T) == 2) narrow(y_j, to, count);
-        }
+        each_element<strip>(p, v, y, n, after, count, [=](Work p_i, Work v_i, ptrdiff_t i) __attribute__((always_inline)) {
+            Work plain = less_share(p_i, v_i, of_v[i], rest[i]);
+            return p_i > peak<Work> ? peaks[i] : plain;
+        });
     }
 };
 

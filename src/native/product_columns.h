@@ -17,90 +17,197 @@ template <class T, class Work>
     }
 }
 
-// Computed as float32: see fast_row.
+// All strips of so many rows are added up before those of others are.
+constexpr ptrdiff_t tile_rows = 128;
+
+// Asks for what is read next, a line of each array at a time, in the order in which it lies in memory: rows of n columns that are
+// `after` apart, and then those of the next `width` columns.
+template <class T>
+struct Ahead {
+    const T *p, *v;
+    ptrdiff_t n, after, count, width, row, column = 0;
+
+    Ahead(const T* p, const T* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, ptrdiff_t width, ptrdiff_t by)
+        : p(p), v(v), n(n * after), after(after), count(count), width(width), row(by < n ? by * after : width) {}
+
+    [[gnu::always_inline]] void fetch(ptrdiff_t some) {
+        __builtin_prefetch(p + row + column), __builtin_prefetch(v + row + column);
+        if ((column += some) < count) return;
+        column = 0, row += after;
+        if (row == n) row = width;
+    }
+};
+
+// Elements [from, end) of a chunk of a column, which is elements [start, start + length) of it.
+struct Part {
+    ptrdiff_t start, from, end, length;
+};
+
+// visit(part, c, s) for each part of each strip s of columns, which begins at c; the last one may have some of those before it.
+template <class Some, class Visit>
+[[gnu::always_inline]] inline void each_part(ptrdiff_t n, ptrdiff_t count, Some some, Visit visit) {
+    for (ptrdiff_t start = 0; start < n; start += chunk) {
+        ptrdiff_t length = std::min(chunk, n - start);
+        for (ptrdiff_t from = 0; from < length; from += tile_rows)
+            for (ptrdiff_t c = 0, s = 0; c < count; c += some, ++s)
+                visit(Part{start, from, std::min(from + tile_rows, length), length}, std::min<ptrdiff_t>(c, count - some), s);
+    }
+}
+
+// Adds a part of a strip to the sums of its lanes, the last one of a chunk also to `all`, by add(j, sums): in the order of a row,
+// some lanes at a time in registers.
+template <class Sums, class Add>
+[[gnu::always_inline]] inline void add_part(const Part& part, Sums* of, Sums& all, Add add) {
+    ptrdiff_t from = part.from, length = part.length, whole = length / lanes * lanes, end = std::min(part.end, whole);
+    bool is_last = part.end == length;
+    auto set = [&](Sums& to, ptrdiff_t l) __attribute__((always_inline)) {
+        if (from == 0) to.clear();
+        else to = of[l];
+        for (ptrdiff_t j = from + l; j < end; j += lanes) add(j, to);
+        if (!is_last) return;
+        if (ptrdiff_t last = l + length - lanes; last >= whole) add(last, to);
+    };
+    if (!is_last) {
+        for (ptrdiff_t l = 0; l < lanes; ++l) {
+            Sums to;
+            set(to, l);
+            of[l] = to;
+        }
+        return;
+    }
+    Sums both[2];
+    for (ptrdiff_t group = 0; group < 4; ++group) {
+        ptrdiff_t l = group % 2 * 2 + group / 2;
+        Sums a, b, c;
+        set(a, l), set(b, l + 8), a.add(b);
+        set(b, l + 4), set(c, l + 12), b.add(c), a.add(b);
+        if (group % 2 == 0) both[group / 2] = a;
+        else both[group / 2].add(a);
+    }
+    both[0].add(both[1]);
+    if (part.start == 0) all = both[0];  // not added to 0: an infinite sum of some that are would become NaN
+    else all.add_chunk(both[0]);
+}
+
+// y = of(p, v, column) of all elements, with what comes next asked for.
+template <ptrdiff_t strip, class T, class Function>
+[[gnu::always_inline]] inline void each_element(const T* p, const T* v, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, Function of) {
+    using Work = std::conditional_t<sizeof(T) == 8, double, float>;
+    auto put = [=](ptrdiff_t at, ptrdiff_t c, auto some) __attribute__((always_inline)) {
+        Work p_own[strip], v_own[strip], y_own[strip];
+        const Work *p_j = p_own, *v_j = v_own;
+        __builtin_prefetch(p + at + after), __builtin_prefetch(v + at + after), __builtin_prefetch(y + at + after, 1);
+        Work* y_j = y_own;
+        if constexpr (sizeof(T) == 2) widen(p + at, p_own, some), widen(v + at, v_own, some);
+        else p_j = p + at, v_j = v + at, y_j = y + at;
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < ptrdiff_t(some); ++i) y_j[i] = of(p_j[i], v_j[i], c + i);
+        if constexpr (sizeof(T) == 2) narrow(y_j, y + at, some);
+    };
+    for (ptrdiff_t j = 0; j < n; ++j) {
+        ptrdiff_t c = 0;
+        for (; c + strip <= count; c += strip) put(j * after + c, c, std::integral_constant<ptrdiff_t, strip>());
+        if (c < count) put(j * after + c, c, count - c);
+    }
+}
+
+// Computed as float32: see fast_row. The sums of a strip of columns, a vector of them, at a time.
 template <Function function, class T>
 struct ProductColumns {
-    static constexpr ptrdiff_t width = sizeof(T) == 2 ? 256 : 128;
+    static constexpr ptrdiff_t width = 256, strip = 16;
     static ptrdiff_t at_a_time(ptrdiff_t) { return width; }
 
+    struct Sums {
+        double sum[strip], weight[strip];
+        [[gnu::always_inline]] void clear() {
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < strip; ++i) sum[i] = weight[i] = 0;
+        }
+        [[gnu::always_inline]] void add(const Sums& more) {
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < strip; ++i) sum[i] += more.sum[i], weight[i] += more.weight[i];
+        }
+        [[gnu::always_inline]] void add_chunk(const Sums& more) { add(more); }
+    };
     const T *p, *v;
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
-    alignas(64) double sum[lanes][width], weight[lanes][width];  // of a chunk
-    alignas(64) double v_r[width], mean[width];
-    alignas(64) float c[width], rest[width], p_row[width], v_row[width], y_row[width];
+    alignas(64) Sums chunk_sums[width / strip][lanes], whole_sums[width / strip];
+    alignas(64) double sum[width], weight[width], v_r[width], mean[width];
+    alignas(64) float c[width], rest[width];
 
     ProductColumns(const T* p, const T* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
         : p(p), v(v), n(n), after(after), count(count) {}
 
     // Of each column the v of the first element that is not negligible.
     void references() {
-        int32_t found[width], all = -1;
-        const float *p_0 = row_of(p, 0, after, count, p_row), *v_0 = row_of(v, 0, after, count, v_row);
-#pragma omp simd reduction(& : all)
-        for (ptrdiff_t i = 0; i < count; ++i) {
-            v_r[i] = v_0[i];
-            found[i] = p_0[i] >= negligible ? -1 : 0;
-            all &= found[i];
-        }
-        for (ptrdiff_t j = 1; j < n && !all; ++j) {
-            const float *p_j = row_of(p, j, after, count, p_row), *v_j = row_of(v, j, after, count, v_row);
+        int32_t found[width] = {}, all = 0;
+        float p_own[width], v_own[width];
+        for (ptrdiff_t j = 0; j < n && !all; ++j) {
+            const float *p_j = row_of(p, j, after, count, p_own), *v_j = row_of(v, j, after, count, v_own);
+            double* reference = v_r;
             all = -1;
 #pragma omp simd reduction(& : all)
             for (ptrdiff_t i = 0; i < count; ++i) {
-                v_r[i] = found[i] ? v_r[i] : v_j[i];
+                reference[i] = found[i] ? reference[i] : v_j[i];
                 found[i] |= p_j[i] >= negligible ? -1 : 0;
                 all &= found[i];
             }
         }
     }
 
-    // Adds elements j of all columns to the sums, or to 0.
-    template <bool is_first>
-    [[gnu::always_inline]] void add(ptrdiff_t j, ptrdiff_t lane) {
-        const float *p_j = row_of(p, j, after, count, p_row), *v_j = row_of(v, j, after, count, v_row);
-        double *s = sum[lane], *w = weight[lane];
-        const double* reference = v_r;
+    // As `weighted` adds them up.
+    template <class Some>
+    [[gnu::always_inline]] void add(const Part& part, ptrdiff_t c, ptrdiff_t s, Some some, Ahead<T>& next_rows) {
+        const T *p_0 = p + part.start * after + c, *v_0 = v + part.start * after + c;
+        ptrdiff_t next = after, length = part.length;
+        Ahead<T> ahead = next_rows;
+        double reference[strip];
+        std::copy_n(v_r + c, strip, reference);
+        auto add = [&](ptrdiff_t j, Sums& to) __attribute__((always_inline)) {
+            float p_own[strip], v_own[strip];
+            const float *p_j = p_own, *v_j = v_own;
+            ahead.fetch(strip);
+            if constexpr (sizeof(T) == 2) widen(p_0 + j * next, p_own, some), widen(v_0 + j * next, v_own, some);
+            else p_j = p_0 + j * next, v_j = v_0 + j * next;
 #pragma omp simd
-        for (ptrdiff_t i = 0; i < count; ++i) {
-            double p_i = p_j[i];
-            s[i] = fma(p_i, v_j[i] - reference[i], is_first ? 0 : s[i]);
-            w[i] = (is_first ? 0 : w[i]) + p_i;
-        }
-    }
-
-    // The sums of some rows, as `weighted` has them.
-    void add_rows(ptrdiff_t from, ptrdiff_t length) {
-        ptrdiff_t parts = length > few ? lanes : length < 4 ? 1 : 4, whole = parts == 1 ? 1 : length / parts * parts;
-        for (ptrdiff_t j = 0; j < parts; ++j) add<true>(from + j, j);
-        for (ptrdiff_t j = parts; j < whole; ++j) add<false>(from + j, j % parts);
-        for (ptrdiff_t j = whole; j < length; ++j) add<false>(from + j, length > few ? j - (length - lanes) : 0);
-        if (parts == 4) {
-            add_lane(0, 1), add_lane(2, 3), add_lane(0, 2);
+            for (ptrdiff_t i = 0; i < ptrdiff_t(some); ++i) {
+                double p_i = p_j[i];
+                to.sum[i] = fma(p_i, v_j[i] - reference[i], to.sum[i]);
+                to.weight[i] += p_i;
+            }
+        };
+        if (length > few) {
+            add_part(part, chunk_sums[s], whole_sums[s], add);
         } else {
-            for (ptrdiff_t half = parts / 2; half > 0; half /= 2)
-                for (ptrdiff_t l = 0; l < half; ++l) add_lane(l, l + half);
+            ptrdiff_t lanes = length < 4 ? 1 : 4, whole = length / lanes * lanes;
+            auto set = [&](Sums& to, ptrdiff_t l) __attribute__((always_inline)) {
+                to.clear();
+                for (ptrdiff_t j = l; j < whole; j += lanes) add(j, to);
+            };
+            Sums a, b, c;
+            set(a, 0);
+            for (ptrdiff_t j = whole; j < length; ++j) add(j, a);
+            if (lanes == 4) set(b, 1), a.add(b), set(b, 2), set(c, 3), b.add(c), a.add(b);
+            if (part.start == 0) whole_sums[s] = a;
+            else whole_sums[s].add(a);
         }
+        next_rows = ahead;
     }
 
-    void add_lane(ptrdiff_t to, ptrdiff_t from) {
-        for (ptrdiff_t i = 0; i < count; ++i) sum[to][i] += sum[from][i], weight[to][i] += weight[from][i];
-    }
-
-    // To the sums of the first chunk those of the others.
-    void add_chunks() {
-        double total[width], total_weight[width];
-        std::copy_n(sum[0], count, total), std::copy_n(weight[0], count, total_weight);
-        for (ptrdiff_t j = chunk; j < n; j += chunk) {
-            add_rows(j, std::min(chunk, n - j));
-            for (ptrdiff_t i = 0; i < count; ++i) total[i] += sum[0][i], total_weight[i] += weight[0][i];
+    template <class Some>
+    void add_all(Some some) {
+        Ahead<T> ahead(p, v, n, after, count, width, tile_rows);
+        each_part(n, count, some, [&](const Part& part, ptrdiff_t c, ptrdiff_t s) { add(part, c, s, some, ahead); });
+        for (ptrdiff_t c = 0, s = 0; c < count; c += some, ++s) {
+            ptrdiff_t first = std::min<ptrdiff_t>(c, count - some);
+            std::copy_n(whole_sums[s].sum, ptrdiff_t(some), sum + first), std::copy_n(whole_sums[s].weight, ptrdiff_t(some), weight + first);
         }
-        std::copy_n(total, count, sum[0]), std::copy_n(total_weight, count, weight[0]);
     }
 
     int64_t means_of_any() {
         int64_t finite = 1;
         for (ptrdiff_t i = 0; i < count; ++i) {
-            mean[i] = mean_of({sum[0][i], weight[0][i]});
+            mean[i] = mean_of({sum[i], weight[i]});
             finite &= std::isfinite(mean[i]);
         }
         return finite;
@@ -109,9 +216,9 @@ struct ProductColumns {
     // False where the mean of a column is not finite.
     bool means() {
         references();
-        add_rows(0, std::min(chunk, n));
-        if (n > chunk) add_chunks();
-        double *of = mean, *v = v_r, *s = sum[0], *w = weight[0];
+        if (count >= strip) add_all(std::integral_constant<ptrdiff_t, strip>());
+        else add_all(count);
+        double *of = mean, *v = v_r, *s = sum, *w = weight;
         int64_t finite = 1, near_1 = 1;
 #pragma omp simd reduction(& : near_1, finite)
         for (ptrdiff_t i = 0; i < count; ++i) {
@@ -129,16 +236,9 @@ struct ProductColumns {
 
     template <class Work>
     void products(T* y, const Work* less, const Work* and_less) {
-        for (ptrdiff_t j = 0; j < n; ++j) {
-            const float *p_j = row_of(p, j, after, count, p_row), *v_j = row_of(v, j, after, count, v_row);
-            T* to = y + j * after;
-            fetch<true>(to + after, count);
-            float* y_j = y_row;
-            if constexpr (sizeof(T) == 4) y_j = to;
-#pragma omp simd
-            for (ptrdiff_t i = 0; i < count; ++i) y_j[i] = product_of<function>(p_j[i], v_j[i] - less[i], and_less[i]);
-            if constexpr (sizeof(T) == 2) narrow(y_j, to, count);
-        }
+        each_element<strip>(p, v, y, n, after, count, [=](float p_i, float v_i, ptrdiff_t i) __attribute__((always_inline)) {
+            return product_of<function>(p_i, v_i - less[i], and_less[i]);
+        });
     }
 
     void products(T* y) { n <= few ? products(y, v_r, mean) : products(y, c, rest); }
