@@ -55,7 +55,7 @@ struct Call {
         if constexpr (function != SOFTMAX)
             if (is_few<function, T>(n)) return few_rows(count);
         if (n <= short_row_of<function, T>) short_rows<true>(count);
-        else if (n <= middle_row<T>) short_rows<false>(count);
+        else if (n <= middle_row_of<function, T>) short_rows<false>(count);
         else if constexpr (function == SOFTMAX) long_softmax(count);
         else long_logs(count);
     }
