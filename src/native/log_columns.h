@@ -86,7 +86,7 @@ struct LogProductColumns {
 
     template <class Some>
     bool means(Some some) {
-        Ahead<T> ahead(p, v, n, after, count, width, tile_rows);
+        Ahead<T> ahead(p, v, n, after, count);
         each_part(n, count, some, [&](const Part& part, ptrdiff_t c, ptrdiff_t s) { add(part, c, s, some, ahead); });
         bool good = true;
         for (ptrdiff_t c = 0, s = 0; c < count; c += some, ++s)

@@ -20,21 +20,22 @@ template <class T, class Work>
 // All strips of so many rows are added up before those of others are.
 constexpr ptrdiff_t tile_rows = 128;
 
-// Asks for what is read next, a line of each array at a time, in the order in which it lies in memory: rows of n columns that are
-// `after` apart, and then those of the next `width` columns.
+// Asks for what is read next, a line of each array at a time, in the order in which it lies in memory: the rows from tile_rows on of
+// `count` columns, n elements each, and then those of the next columns, beside them or, where there are none, after them.
 template <class T>
 struct Ahead {
     const T *p, *v;
-    ptrdiff_t n, after, count, width, row, column = 0;
+    ptrdiff_t after, count, end, next, row, column = 0;
 
-    Ahead(const T* p, const T* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, ptrdiff_t width, ptrdiff_t by)
-        : p(p), v(v), n(n * after), after(after), count(count), width(width), row(by < n ? by * after : width) {}
+    Ahead(const T* p, const T* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
+        : p(p), v(v), after(after), count(count), end(n * after), next(count == after ? end : count),
+          row(n > tile_rows ? tile_rows * after : next) {}
 
     [[gnu::always_inline]] void fetch(ptrdiff_t some) {
         __builtin_prefetch(p + row + column), __builtin_prefetch(v + row + column);
         if ((column += some) < count) return;
         column = 0, row += after;
-        if (row == n) row = width;
+        if (row == end) row = next;
     }
 };
 
@@ -111,7 +112,7 @@ template <ptrdiff_t strip, class T, class Function>
     }
 }
 
-// Computed as float32: see fast_row. The sums of a strip of columns, a vector of them, at a time.
+// Computed as float32: see fast_row. The sums of a strip of columns at a time.
 template <Function function, class T>
 struct ProductColumns {
     static constexpr ptrdiff_t width = 256, strip = 16;
@@ -196,7 +197,7 @@ struct ProductColumns {
 
     template <class Some>
     void add_all(Some some) {
-        Ahead<T> ahead(p, v, n, after, count, width, tile_rows);
+        Ahead<T> ahead(p, v, n, after, count);
         each_part(n, count, some, [&](const Part& part, ptrdiff_t c, ptrdiff_t s) { add(part, c, s, some, ahead); });
         for (ptrdiff_t c = 0, s = 0; c < count; c += some, ++s) {
             ptrdiff_t first = std::min<ptrdiff_t>(c, count - some);

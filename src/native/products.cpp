@@ -113,7 +113,8 @@ bool columns_of_few(const Rows& r) {
 // Whether rows are long, and their elements lie apart, but not beside those of other rows.
 template <class T>
 bool are_far(const Rows& r) {
-    if (r.n * static_cast<ptrdiff_t>(sizeof(T)) <= far_row) return false;
+    ptrdiff_t near = sizeof(T) == 2 && !r.layouts ? 2048 : far_row;  // bytes; few columns of 16 bits would be gathered whole
+    if (r.n * static_cast<ptrdiff_t>(sizeof(T)) <= near) return false;
     if (!r.layouts) return r.after > 1 && r.after <= few_columns;
     return r.layouts[0].neighbours(sizeof(T)) == 1 && r.layouts[1].neighbours(sizeof(T)) == 1;
 }
