@@ -12,13 +12,6 @@ struct LogProductColumns {
     static constexpr ptrdiff_t width = 1024 / sizeof(Work), strip = vector_size / sizeof(Work);
     static ptrdiff_t at_a_time(ptrdiff_t) { return width; }
 
-    const T *p, *v;
-    ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
-    alignas(64) Work sum[width], sum_low[width], of_peak[width];
-
-    LogProductColumns(const T* p, const T* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
-        : p(p), v(v), n(n), after(after), count(count) {}
-
     // What the elements of some columns add up to but for their peaks, and these; see Others.
     struct Sums {
         double v_high[strip], v_low[strip], p_high[strip], p_low[strip];
@@ -42,21 +35,24 @@ struct LogProductColumns {
     };
     static constexpr Peaks<Work> one_each = 1 - one_peak;  // to count them
 
+    const T *p, *v;
+    ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
+    alignas(64) Work sum[width], sum_low[width], of_peak[width];
     Sums chunk_sums[width / strip][lanes], whole_sums[width / strip];
     Found found[width / strip];
 
+    LogProductColumns(const T* p, const T* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
+        : p(p), v(v), n(n), after(after), count(count) {}
+
     template <class Some>
-    [[gnu::always_inline]] void add(const Part& part, ptrdiff_t c, ptrdiff_t s, Some some, Ahead<T>& next_rows) {
+    [[gnu::always_inline]] void add(const Part& part, ptrdiff_t c, ptrdiff_t s, Some some, Ahead<T>& ahead) {
         const T *p_0 = p + part.start * after + c, *v_0 = v + part.start * after + c;
         ptrdiff_t next = after;
-        Ahead<T> ahead = next_rows;
         Found peaks = found[s];
         add_part(part, chunk_sums[s], whole_sums[s], [&](ptrdiff_t j, Sums& to) __attribute__((always_inline)) {
             Work p_own[strip], v_own[strip];
-            const Work *p_j = p_own, *v_j = v_own;
             ahead.fetch(strip);
-            if constexpr (sizeof(T) == 2) widen(p_0 + j * next, p_own, some), widen(v_0 + j * next, v_own, some);
-            else p_j = p_0 + j * next, v_j = v_0 + j * next;
+            const Work *p_j = widened(p_0 + j * next, some, p_own), *v_j = widened(v_0 + j * next, some, v_own);
 #pragma omp simd
             for (ptrdiff_t i = 0; i < ptrdiff_t(some); ++i) {
                 Work p_i = p_j[i], v_i = v_j[i];
@@ -65,7 +61,6 @@ struct LogProductColumns {
             }
         });
         found[s] = peaks;
-        next_rows = ahead;
     }
 
     // False where a column has more than one peak.

@@ -5,16 +5,11 @@
 
 namespace {
 
-// The elements j of `count` columns, `after` apart, to read: in place or, of 16 bits, in a row of their own.
-template <class T, class Work>
-[[gnu::always_inline]] inline const Work* row_of(const T* a, ptrdiff_t j, ptrdiff_t after, ptrdiff_t count, Work* own) {
-    fetch<false>(a + (j + 1) * after, count);
-    if constexpr (sizeof(T) > 2) {
-        return a + j * after;
-    } else {
-        widen(a + j * after, own, count);
-        return own;
-    }
+// Some elements of a row, to read: in place or, of 16 bits, in `own`.
+template <class T, class Work, class Some>
+[[gnu::always_inline]] inline const Work* widened(const T* a, Some some, Work* own) {
+    if constexpr (sizeof(T) > 2) return a;
+    else return widen(a, own, some), own;
 }
 
 // All strips of so many rows are added up before those of others are.
@@ -95,12 +90,10 @@ template <ptrdiff_t strip, class T, class Function>
 [[gnu::always_inline]] inline void each_element(const T* p, const T* v, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, Function of) {
     using Work = std::conditional_t<sizeof(T) == 8, double, float>;
     auto put = [=](ptrdiff_t at, ptrdiff_t c, auto some) __attribute__((always_inline)) {
-        Work p_own[strip], v_own[strip], y_own[strip];
-        const Work *p_j = p_own, *v_j = v_own;
+        Work p_own[strip], v_own[strip], y_own[strip], *y_j = y_own;
         __builtin_prefetch(p + at + after), __builtin_prefetch(v + at + after), __builtin_prefetch(y + at + after, 1);
-        Work* y_j = y_own;
-        if constexpr (sizeof(T) == 2) widen(p + at, p_own, some), widen(v + at, v_own, some);
-        else p_j = p + at, v_j = v + at, y_j = y + at;
+        const Work *p_j = widened(p + at, some, p_own), *v_j = widened(v + at, some, v_own);
+        if constexpr (sizeof(T) > 2) y_j = y + at;
 #pragma omp simd
         for (ptrdiff_t i = 0; i < ptrdiff_t(some); ++i) y_j[i] = of(p_j[i], v_j[i], c + i);
         if constexpr (sizeof(T) == 2) narrow(y_j, y + at, some);
@@ -144,7 +137,8 @@ struct ProductColumns {
         int32_t found[width] = {}, all = 0;
         float p_own[width], v_own[width];
         for (ptrdiff_t j = 0; j < n && !all; ++j) {
-            const float *p_j = row_of(p, j, after, count, p_own), *v_j = row_of(v, j, after, count, v_own);
+            fetch<false>(p + (j + 1) * after, count), fetch<false>(v + (j + 1) * after, count);
+            const float *p_j = widened(p + j * after, count, p_own), *v_j = widened(v + j * after, count, v_own);
             double* reference = v_r;
             all = -1;
 #pragma omp simd reduction(& : all)
@@ -158,18 +152,15 @@ struct ProductColumns {
 
     // As `weighted` adds them up.
     template <class Some>
-    [[gnu::always_inline]] void add(const Part& part, ptrdiff_t c, ptrdiff_t s, Some some, Ahead<T>& next_rows) {
+    [[gnu::always_inline]] void add(const Part& part, ptrdiff_t c, ptrdiff_t s, Some some, Ahead<T>& ahead) {
         const T *p_0 = p + part.start * after + c, *v_0 = v + part.start * after + c;
         ptrdiff_t next = after, length = part.length;
-        Ahead<T> ahead = next_rows;
         double reference[strip];
         std::copy_n(v_r + c, strip, reference);
         auto add = [&](ptrdiff_t j, Sums& to) __attribute__((always_inline)) {
             float p_own[strip], v_own[strip];
-            const float *p_j = p_own, *v_j = v_own;
             ahead.fetch(strip);
-            if constexpr (sizeof(T) == 2) widen(p_0 + j * next, p_own, some), widen(v_0 + j * next, v_own, some);
-            else p_j = p_0 + j * next, v_j = v_0 + j * next;
+            const float *p_j = widened(p_0 + j * next, some, p_own), *v_j = widened(v_0 + j * next, some, v_own);
 #pragma omp simd
             for (ptrdiff_t i = 0; i < ptrdiff_t(some); ++i) {
                 double p_i = p_j[i];
@@ -180,19 +171,18 @@ struct ProductColumns {
         if (length > few) {
             add_part(part, chunk_sums[s], whole_sums[s], add);
         } else {
-            ptrdiff_t lanes = length < 4 ? 1 : 4, whole = length / lanes * lanes;
+            ptrdiff_t parts = length < 4 ? 1 : 4, whole = length / parts * parts;
             auto set = [&](Sums& to, ptrdiff_t l) __attribute__((always_inline)) {
                 to.clear();
-                for (ptrdiff_t j = l; j < whole; j += lanes) add(j, to);
+                for (ptrdiff_t j = l; j < whole; j += parts) add(j, to);
             };
             Sums a, b, c;
             set(a, 0);
             for (ptrdiff_t j = whole; j < length; ++j) add(j, a);
-            if (lanes == 4) set(b, 1), a.add(b), set(b, 2), set(c, 3), b.add(c), a.add(b);
+            if (parts == 4) set(b, 1), a.add(b), set(b, 2), set(c, 3), b.add(c), a.add(b);
             if (part.start == 0) whole_sums[s] = a;
             else whole_sums[s].add(a);
         }
-        next_rows = ahead;
     }
 
     template <class Some>
