@@ -66,6 +66,9 @@ def read_only(x: Array) -> Array:
 LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "fortran": np.asfortranarray,
     "every other column": lambda x: spread(x, 1, 2),
+    "every third column": lambda x: spread(x, 1, 3),
+    "every fourth column": lambda x: spread(x, 1, 4),
+    "every fifth column": lambda x: spread(x, 1, 5),
     "every third row": lambda x: spread(x, 3, 1),
     "columns backwards": lambda x: spread(x, 1, -1),
     "rows backwards": lambda x: spread(x, -1, 1),

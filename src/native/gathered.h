@@ -52,7 +52,19 @@ template <class T, class To>
 void gather_strided(const T* x, ptrdiff_t stride, To* y, ptrdiff_t n) {
     if (stride == 1) return convert(x, y, n);
     if constexpr (std::is_same_v<T, To>) {
-        for (ptrdiff_t j = 0; j < n; ++j) y[j] = x[j * stride];
+        auto copy = [=](auto apart) __attribute__((always_inline)) {
+#pragma omp simd
+            for (ptrdiff_t j = 0; j < n; ++j) {
+                if constexpr (sizeof(T) == 2) y[j].bits = x[j * apart].bits;  // of structs GCC makes no vectors
+                else y[j] = x[j * apart];
+            }
+        };
+        switch (stride) {  // those that are known in vectors
+            case 2: return copy(std::integral_constant<ptrdiff_t, 2>());
+            case 3: return copy(std::integral_constant<ptrdiff_t, 3>());
+            case 4: return copy(std::integral_constant<ptrdiff_t, 4>());
+            default: copy(stride);
+        }
     } else {
         T part[side * side];
         for (ptrdiff_t j = 0, some; j < n; j += some) {

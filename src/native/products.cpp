@@ -113,7 +113,7 @@ bool columns_of_few(const Rows& r) {
 // Whether rows are long, and their elements lie apart, but not beside those of other rows.
 template <class T>
 bool are_far(const Rows& r) {
-    ptrdiff_t near = sizeof(T) == 2 && !r.layouts ? 2048 : far_row;  // bytes; few columns of 16 bits would be gathered whole
+    ptrdiff_t near = r.layouts ? far_row : 2048;  // bytes; few columns would be gathered whole
     if (r.n * static_cast<ptrdiff_t>(sizeof(T)) <= near) return false;
     if (!r.layouts) return r.after > 1 && r.after <= few_columns;
     return r.layouts[0].neighbours(sizeof(T)) == 1 && r.layouts[1].neighbours(sizeof(T)) == 1;
@@ -146,8 +146,7 @@ bool half_products(const Rows& r) {
 
 template <Function function, class T>
 bool products(const Rows& r) {
-    ptrdiff_t most = few_elements<function, T> == few ? few : 2;
-    bool are_few = is_product<function> && !r.layouts && r.n >= 2 && r.n <= most;
+    bool are_few = is_product<function> && !r.layouts && r.n >= 2 && r.n <= few_elements<function, T>;
     bool are_vectors = sizeof(T) == 8 && r.after >= 16 && r.after % 8 == 0;
     if (are_narrow<T>(r) && !(are_few && are_vectors)) return narrow_columns<function, T, products<function, T>>(r);
     if constexpr (is_product<function>) {
