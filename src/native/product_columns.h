@@ -168,8 +168,28 @@ struct ProductColumns {
                 to.weight[i] += p_i;
             }
         };
-        if (length > few) {
+        auto put = [&](const Sums& all) __attribute__((always_inline)) {
+            if (part.start == 0) whole_sums[s] = all;
+            else whole_sums[s].add(all);
+        };
+        if (length >= 2 * lanes) {
             add_part(part, chunk_sums[s], whole_sums[s], add);
+        } else if (length > few) {  // one element of each lane, and another one of the last ones
+            constexpr ptrdiff_t half = lanes / 2;
+            Sums pairs[half];
+            for (ptrdiff_t l = 0; l < half; ++l) {
+                ptrdiff_t more = l + length - lanes;
+                Sums a, b;
+                a.clear(), b.clear();
+                add(l, a), add(l + half, b);
+                if (more >= lanes) add(more, a);
+                if (more >= half) add(more + half, b);
+                a.add(b);
+                pairs[l] = a;
+            }
+            for (ptrdiff_t width = half / 2; width > 0; width /= 2)
+                for (ptrdiff_t l = 0; l < width; ++l) pairs[l].add(pairs[l + width]);
+            put(pairs[0]);
         } else {
             ptrdiff_t parts = length < 4 ? 1 : 4, whole = length / parts * parts;
             auto set = [&](Sums& to, ptrdiff_t l) __attribute__((always_inline)) {
@@ -180,8 +200,7 @@ struct ProductColumns {
             set(a, 0);
             for (ptrdiff_t j = whole; j < length; ++j) add(j, a);
             if (parts == 4) set(b, 1), a.add(b), set(b, 2), set(c, 3), b.add(c), a.add(b);
-            if (part.start == 0) whole_sums[s] = a;
-            else whole_sums[s].add(a);
+            put(a);
         }
     }
 
