@@ -101,7 +101,9 @@ private:
                 if constexpr (function == SOFTMAX_VJP) gain = loss = p * (q * d);
                 else gain = counted(p, q * d), loss = counted(q, p * d);
             }
-            y_0[i] = static_cast<Work>(gain), y_1[i] = static_cast<Work>(0 - loss);
+            y_0[i] = static_cast<Work>(gain);
+            if constexpr (function == LOG_SOFTMAX_JVP) y_1[i] = static_cast<Work>(0 - loss);
+            else y_1[i] = 0 - static_cast<Work>(gain);
             good &= (is_near_1(weight) ? 1 : 0) & (gain - loss == gain - loss ? 1 : 0);
         }
         return good != 0;

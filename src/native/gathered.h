@@ -60,6 +60,7 @@ void gather_strided(const T* x, ptrdiff_t stride, To* y, ptrdiff_t n) {
             }
         };
         switch (stride) {  // those that are known in vectors
+            case -1: return copy(std::integral_constant<ptrdiff_t, -1>());
             case 2: return copy(std::integral_constant<ptrdiff_t, 2>());
             case 3: return copy(std::integral_constant<ptrdiff_t, 3>());
             case 4: return copy(std::integral_constant<ptrdiff_t, 4>());

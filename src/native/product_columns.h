@@ -50,6 +50,13 @@ template <class Some, class Visit>
     }
 }
 
+// Adds the sums of a chunk to those of all; not to 0: an infinite sum of some that are would become NaN.
+template <class Sums>
+[[gnu::always_inline]] inline void put_chunk(const Part& part, Sums& all, const Sums& sums) {
+    if (part.start == 0) all = sums;
+    else all.add_chunk(sums);
+}
+
 // Adds a part of a strip to the sums of its lanes, the last one of a chunk also to `all`, by add(j, sums): in the order of a row,
 // some lanes at a time in registers.
 template <class Sums, class Add>
@@ -81,8 +88,7 @@ template <class Sums, class Add>
         else both[group / 2].add(a);
     }
     both[0].add(both[1]);
-    if (part.start == 0) all = both[0];  // not added to 0: an infinite sum of some that are would become NaN
-    else all.add_chunk(both[0]);
+    put_chunk(part, all, both[0]);
 }
 
 // y = of(p, v, column) of all elements, with what comes next asked for.
@@ -168,10 +174,6 @@ struct ProductColumns {
                 to.weight[i] += p_i;
             }
         };
-        auto put = [&](const Sums& all) __attribute__((always_inline)) {
-            if (part.start == 0) whole_sums[s] = all;
-            else whole_sums[s].add(all);
-        };
         if (length >= 2 * lanes) {
             add_part(part, chunk_sums[s], whole_sums[s], add);
         } else if (length > few) {  // one element of each lane, and another one of the last ones
@@ -189,7 +191,7 @@ struct ProductColumns {
             }
             for (ptrdiff_t width = half / 2; width > 0; width /= 2)
                 for (ptrdiff_t l = 0; l < width; ++l) pairs[l].add(pairs[l + width]);
-            put(pairs[0]);
+            put_chunk(part, whole_sums[s], pairs[0]);
         } else {
             ptrdiff_t parts = length < 4 ? 1 : 4, whole = length / parts * parts;
             auto set = [&](Sums& to, ptrdiff_t l) __attribute__((always_inline)) {
@@ -200,7 +202,7 @@ struct ProductColumns {
             set(a, 0);
             for (ptrdiff_t j = whole; j < length; ++j) add(j, a);
             if (parts == 4) set(b, 1), a.add(b), set(b, 2), set(c, 3), b.add(c), a.add(b);
-            put(a);
+            put_chunk(part, whole_sums[s], a);
         }
     }
 
