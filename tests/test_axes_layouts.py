@@ -69,6 +69,7 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "every third column": lambda x: spread(x, 1, 3),
     "every fourth column": lambda x: spread(x, 1, 4),
     "every fifth column": lambda x: spread(x, 1, 5),
+    "among others": lambda x: np.pad(x, ((1, 0), (3, 2)))[1:, 3:-2],
     "every third row": lambda x: spread(x, 3, 1),
     "columns backwards": lambda x: spread(x, 1, -1),
     "rows backwards": lambda x: spread(x, -1, 1),
@@ -119,7 +120,15 @@ def test_layouts(layout: str, dtype: np.dtype, name: str, rng: np.random.Generat
 @every_function
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize(
-    "layout", ["every other column", "columns backwards", "fortran", "unaligned", "byte-swapped"]
+    "layout",
+    [
+        "every other column",
+        "among others",
+        "columns backwards",
+        "fortran",
+        "unaligned",
+        "byte-swapped",
+    ],
 )
 def test_layouts_at_every_size(layout: str, n: int, name: str, rng: np.random.Generator) -> None:
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):

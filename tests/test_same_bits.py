@@ -292,23 +292,32 @@ def test_a_strided_row_too_long_to_be_gathered(
         assert_same_bits(FUNCTIONS[name](neighbours.T), FUNCTIONS[name](neighbours.T.copy()))
 
 
+@np.errstate(invalid="ignore")  # of longdouble
 @every_float
 @pytest.mark.parametrize("product", [fsm.softmax_vjp, fsm.log_softmax_vjp, fsm.log_softmax_jvp])
 @pytest.mark.parametrize("size", [1 << 13, 1 << 19])
 def test_products_of_long_rows_whose_elements_lie_apart(
     product: Any, dtype: np.dtype, size: int, rng: np.random.Generator
 ) -> None:
-    """Few columns, and long strided rows, go by chunks; if their mean is not finite, gathered."""
+    """Few columns, and long strided rows, go by chunks; if their mean is not finite, gathered.
+
+    Long rows among other elements are read where they are.
+    """
     n = size // dtype.itemsize + 3
-    p = fsm.softmax(cast(3 * rng.standard_normal((3, n)), dtype))
+    x = 3 * rng.standard_normal((3, n))
+    x[1, 1:3] = 15, 20  # more than a half
+    p = fsm.softmax(cast(x, dtype))
     v = cast(rng.standard_normal((3, n)), dtype)
     for first, value, step in ((0, 1, 2), (1, np.inf, 4)):
         p[0, first] = 0  # does not count
-        v[0, first] = value
+        v[:2, first] = value
         expected = product(p, v)
         apart = [np.repeat(a, step, axis=1)[:, ::step] for a in (p, v)]
         assert_same_bits(product(*apart), expected)
         assert_same_bits(product(p, apart[1]), expected)
+        among = [np.pad(a, ((0, 0), (3, 5)))[:, 3:-5] for a in (p, v)]
+        assert_same_bits(product(*among), expected)
+        assert_same_bits(product(among[0], v), expected)
         columns = [np.ascontiguousarray(a.T) for a in (p, v)]
         assert_same_bits(product(*columns, axis=0), expected.T)
         middle = [np.stack([a, a[::-1].copy()]) for a in columns]

@@ -266,22 +266,27 @@ bool rows_where(const Rows& r) {
     return invalid;
 }
 
-// Rows of an array with a layout, some at a time; long ones lie where their results will, or go by chunks.
+// Rows of an array with a layout, some at a time; long ones one by one, where they are, where their results will be, or by chunks.
 template <Function function, class T, Kernel of_rows>
 bool strided_rows(const Rows& r) {
-    auto scratch = static_cast<T*>(r.scratch);
-    bool is_far = r.n * static_cast<ptrdiff_t>(sizeof(T)) > far_row;
+    constexpr ptrdiff_t longest = function == SOFTMAX && sizeof(T) < 8 ? block / 2 : block;  // of those that wait for each other
+    const Layout& layout = r.layouts[0];
+    bool is_in_place = layout.stride() == sizeof(T) && r.n > longest, is_far = r.n * static_cast<ptrdiff_t>(sizeof(T)) > far_row;
     bool invalid = false;
     for (ptrdiff_t at = r.first, some; at < r.first + r.count; at += some) {
-        some = std::min(at_a_time<T>(r.layouts[0], r.n), r.first + r.count - at);
+        some = is_in_place ? 1 : std::min(at_a_time<T>(layout, r.n), r.first + r.count - at);
         T* y = static_cast<T*>(r.y) + at * (function == LOGSUMEXP ? 1 : r.n);
-        T* x = is_far && function != LOGSUMEXP ? y : scratch;
-        if constexpr (function == LOGSUMEXP && sizeof(T) > 2) {
-            auto row = strided_row<T>(r.x, r.layouts[0], at);
-            double temperature = r.temperature[at * r.temperature_stride];
-            if (is_far && some == 1 && tame_few_columns<function>(row, y, r.n, 1, temperature, r.threads)) continue;
+        const T* x = strided_row<T>(r.x, layout, at).x;
+        if (!is_in_place) {
+            if constexpr (function == LOGSUMEXP && sizeof(T) > 2) {
+                double temperature = r.temperature[at * r.temperature_stride];
+                if (is_far && some == 1 && tame_few_columns<function>(strided_row<T>(r.x, layout, at), y, r.n, 1, temperature, r.threads))
+                    continue;
+            }
+            T* gathered = is_far && function != LOGSUMEXP ? y : static_cast<T*>(r.scratch);
+            gather_rows<T>(r.x, layout, at, gathered, r.n, some);
+            x = gathered;
         }
-        gather_rows<T>(r.x, r.layouts[0], at, x, r.n, some);
         Rows part{x, y, some, r.n};
         part.temperature = r.temperature + at * r.temperature_stride;
         part.temperature_stride = r.temperature_stride;

@@ -10,8 +10,9 @@ struct Others {
     Pair v{0, 0}, p{0, 0};
     ptrdiff_t peaks = 0, k = 0;
 
-    // Those of the elements from `from` on.
+    // Those of the elements from `from` on; the first are not added to 0, where infinite ones would become NaN.
     void add(const Others& part, ptrdiff_t from) {
+        if (from == 0) return void(*this = part);
         accumulate(v.high, v.low, part.v.high, part.v.low);
         accumulate(p.high, p.low, part.p.high, part.p.low);
         if (part.peaks) peaks += part.peaks, k = from + part.k;

@@ -19,6 +19,13 @@ namespace {
 template <Function function>
 constexpr bool is_product = vectors(function) == 1;
 
+// A row of the k-th array, whose elements lie beside each other.
+template <class T>
+const T* row_of(const Rows& r, int k, const void* a, ptrdiff_t row) {
+    if (r.layouts && r.layouts[k].ndim) return strided_row<T>(a, r.layouts[k], row).x;
+    return static_cast<const T*>(a) + row * r.n;
+}
+
 template <Function function, class T>
 bool contiguous_products(const Rows& r) {
     ptrdiff_t n = r.n;
@@ -38,12 +45,12 @@ bool contiguous_products(const Rows& r) {
     }
     Stream<std::conditional_t<sizeof(T) == 8, double, float>> stream;
     for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
-        auto row = [=](const void* a) { return static_cast<const T*>(a) + i * n; };
+        const T *p = row_of<T>(r, 0, r.x, i), *v = row_of<T>(r, 1, r.v, i);
         auto y = static_cast<T*>(r.y) + i * n;
         if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP)
-            product_with_jacobian<function>(row(r.x), row(r.v), y, n, r.threads, r.streams ? &stream : nullptr);
-        else if constexpr (function == SOFTMAX_VJP_DERIVATIVE) softmax_vjp_derivative(row(r.x), row(r.v), row(r.u), y, n, r.threads);
-        else log_softmax_vjp(row(r.x), row(r.v), y, n, r.threads, r.streams);
+            product_with_jacobian<function>(p, v, y, n, r.threads, r.streams ? &stream : nullptr);
+        else if constexpr (function == SOFTMAX_VJP_DERIVATIVE) softmax_vjp_derivative(p, v, row_of<T>(r, 2, r.u, i), y, n, r.threads);
+        else log_softmax_vjp(p, v, y, n, r.threads, r.streams);
     }
     if (r.streams) end_streams();
     return false;
@@ -138,10 +145,19 @@ bool far_products(const Rows& r) {
 // Rows of 16-bit floats; those whose mean is not exact are gathered.
 template <Function function, class T>
 bool half_products(const Rows& r) {
-    auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * r.n; };
-    auto gathered = [&](ptrdiff_t i) { gathered_part<function, T>(r, r.first + i, 1); };
-    half_products<function>(from(r.x), from(r.v), static_cast<T*>(r.y) + r.first * r.n, r.n, r.count, r.threads, gathered);
+    for (ptrdiff_t i = r.first, some = r.layouts ? 1 : r.count; i < r.first + r.count; i += some) {
+        auto gathered = [&](ptrdiff_t k) { gathered_part<function, T>(r, i + k, 1); };
+        half_products<function>(row_of<T>(r, 0, r.x, i), row_of<T>(r, 1, r.v, i), static_cast<T*>(r.y) + i * r.n, r.n, some, r.threads, gathered);
+    }
     return false;
+}
+
+// Whether rows are computed where they are: contiguous arrays, and long rows of others whose elements lie beside each other.
+template <Function function, class T>
+bool are_in_place(const Rows& r) {
+    if (r.after > 1 || !r.layouts) return r.after == 1;
+    auto is_whole = [](const Layout& layout) { return !layout.ndim || layout.stride() == sizeof(T); };
+    return r.n >= long_product && std::all_of(r.layouts, r.layouts + 1 + vectors(function), is_whole);
 }
 
 template <Function function, class T>
@@ -149,11 +165,12 @@ bool products(const Rows& r) {
     bool are_few = is_product<function> && !r.layouts && r.n >= 2 && r.n <= few_elements<function, T>;
     bool are_vectors = sizeof(T) == 8 && r.after >= 16 && r.after % 8 == 0;
     if (are_narrow<T>(r) && !(are_few && are_vectors)) return narrow_columns<function, T, products<function, T>>(r);
+    bool in_place = are_in_place<function, T>(r);
     if constexpr (is_product<function>) {
         if (are_few) return columns_of_few<function, T>(r);
-        if (are_far<T>(r)) return far_products<function, T>(r);
+        if (!in_place && are_far<T>(r)) return far_products<function, T>(r);
         if constexpr (sizeof(T) == 2)
-            if (r.after == 1 && !r.layouts) {
+            if (in_place) {
                 if constexpr (function != LOG_SOFTMAX_VJP) {
                     if (r.n >= long_half_product<T>) return half_products<function, T>(r);
                 } else if (r.n > chunk) {
@@ -163,7 +180,7 @@ bool products(const Rows& r) {
         if (r.after > few_columns) return product_columns<function, T>(r);
     }
     if constexpr (sizeof(T) > 2)
-        if (r.after == 1 && !r.layouts) return contiguous_products<function, T>(r);
+        if (in_place) return contiguous_products<function, T>(r);
     return gathered_products<function, T>(r);
 }
 
