@@ -51,6 +51,11 @@ def cast(x: Any, dtype: np.dtype[Any]) -> Array:
     return limited.astype(dtype)
 
 
+def rows(count: int, n: int, dtype: np.dtype, rng: np.random.Generator) -> Array:
+    """Normal logits, the later rows more spread out."""
+    return cast(rng.standard_normal((count, n)) * np.linspace(0.1, 30, count)[:, None], dtype)
+
+
 def exact(name: str, x: Any, **arguments: Any) -> Exact:
     """What the function called name should give."""
     return getattr(reference, name)(x, **arguments)

@@ -103,7 +103,7 @@ private:
             }
             y_0[i] = static_cast<Work>(gain);
             if constexpr (function == LOG_SOFTMAX_JVP) y_1[i] = static_cast<Work>(0 - loss);
-            else y_1[i] = 0 - static_cast<Work>(gain);
+            else y_1[i] = 0 - static_cast<Work>(gain);  // which is converted already
             good &= (is_near_1(weight) ? 1 : 0) & (gain - loss == gain - loss ? 1 : 0);
         }
         return good != 0;

@@ -226,7 +226,7 @@ bool all_half_rows(const Rows& r) {
         auto x = static_cast<const Half*>(r.x) + i * r.n;
         auto y = static_cast<Half*>(r.y) + i * (function == LOGSUMEXP ? 1 : r.n);
         if (r.temperature_stride) rate = Rate<float>(r.temperature[i]), inverse = Inverse<float>(r.temperature[i]);
-        if (function != SOFTMAX && r.n <= block)
+        if (function != SOFTMAX && r.n <= middle_row_of<function, Half>)
             done = tame_half_logs<function>(x, y, r.n, r.temperature_stride ? 1 : r.first + r.count - i, rate, inverse);
         else done = tame_half_row<function>(x, y, r.n, rate, inverse, r.threads);
         if (done > 0) continue;
@@ -266,30 +266,24 @@ bool rows_where(const Rows& r) {
     return invalid;
 }
 
-// Rows of an array with a layout, some at a time; long ones one by one, where they are, where their results will be, or by chunks.
+// Rows of an array with a layout: long ones whose elements lie beside each other where they are; others gathered, some at a time,
+// the longest where their results will be, or by chunks.
 template <Function function, class T, Kernel of_rows>
 bool strided_rows(const Rows& r) {
-    constexpr ptrdiff_t longest = function == SOFTMAX && sizeof(T) < 8 ? block / 2 : block;  // of those that wait for each other
     const Layout& layout = r.layouts[0];
-    bool is_in_place = layout.stride() == sizeof(T) && r.n > longest, is_far = r.n * static_cast<ptrdiff_t>(sizeof(T)) > far_row;
+    bool in_place = layout.stride() == sizeof(T) && r.n > middle_row_of<function, T>;
+    bool is_far = !in_place && r.n * static_cast<ptrdiff_t>(sizeof(T)) > far_row;
     bool invalid = false;
     for (ptrdiff_t at = r.first, some; at < r.first + r.count; at += some) {
-        some = is_in_place ? 1 : std::min(at_a_time<T>(layout, r.n), r.first + r.count - at);
+        some = in_place ? 1 : std::min(at_a_time<T>(layout, r.n), r.first + r.count - at);
+        Strided<T> row = strided_row<T>(r.x, layout, at);
         T* y = static_cast<T*>(r.y) + at * (function == LOGSUMEXP ? 1 : r.n);
-        const T* x = strided_row<T>(r.x, layout, at).x;
-        if (!is_in_place) {
-            if constexpr (function == LOGSUMEXP && sizeof(T) > 2) {
-                double temperature = r.temperature[at * r.temperature_stride];
-                if (is_far && some == 1 && tame_few_columns<function>(strided_row<T>(r.x, layout, at), y, r.n, 1, temperature, r.threads))
-                    continue;
-            }
-            T* gathered = is_far && function != LOGSUMEXP ? y : static_cast<T*>(r.scratch);
-            gather_rows<T>(r.x, layout, at, gathered, r.n, some);
-            x = gathered;
-        }
-        Rows part{x, y, some, r.n};
-        part.temperature = r.temperature + at * r.temperature_stride;
-        part.temperature_stride = r.temperature_stride;
+        const double* temperature = r.temperature + at * r.temperature_stride;
+        if constexpr (function == LOGSUMEXP && sizeof(T) > 2)
+            if (is_far && some == 1 && tame_few_columns<function>(row, y, r.n, 1, *temperature, r.threads)) continue;
+        T* gathered = is_far && function != LOGSUMEXP ? y : static_cast<T*>(r.scratch);
+        if (!in_place) gather_rows<T>(r.x, layout, at, gathered, r.n, some);
+        Rows part{in_place ? row.x : gathered, y, some, r.n, temperature, r.temperature_stride};
         part.threads = r.threads;
         invalid |= of_rows(part);
     }

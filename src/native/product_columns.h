@@ -91,6 +91,41 @@ template <class Sums, class Add>
     put_chunk(part, all, both[0]);
 }
 
+// The same sums of `lanes` elements or more, but less than twice as many: lanes have one or two, and only pairs of them are kept.
+template <class Sums, class Add>
+[[gnu::always_inline]] inline Sums sum_of_pairs(ptrdiff_t length, Add add) {
+    constexpr ptrdiff_t half = lanes / 2;
+    Sums pairs[half];
+    for (ptrdiff_t l = 0; l < half; ++l) {
+        ptrdiff_t more = l + length - lanes;
+        Sums a, b;
+        a.clear(), b.clear();
+        add(l, a), add(l + half, b);
+        if (more >= lanes) add(more, a);
+        if (more >= half) add(more + half, b);
+        a.add(b);
+        pairs[l] = a;
+    }
+    for (ptrdiff_t width = half / 2; width > 0; width /= 2)
+        for (ptrdiff_t l = 0; l < width; ++l) pairs[l].add(pairs[l + width]);
+    return pairs[0];
+}
+
+// And of a few, in four parts, as in_turn has them.
+template <class Sums, class Add>
+[[gnu::always_inline]] inline Sums sum_in_turn(ptrdiff_t length, Add add) {
+    ptrdiff_t parts = length < 4 ? 1 : 4, whole = length / parts * parts;
+    auto set = [&](Sums& to, ptrdiff_t l) __attribute__((always_inline)) {
+        to.clear();
+        for (ptrdiff_t j = l; j < whole; j += parts) add(j, to);
+    };
+    Sums a, b, c;
+    set(a, 0);
+    for (ptrdiff_t j = whole; j < length; ++j) add(j, a);
+    if (parts == 4) set(b, 1), a.add(b), set(b, 2), set(c, 3), b.add(c), a.add(b);
+    return a;
+}
+
 // y = of(p, v, column) of all elements, with what comes next asked for.
 template <ptrdiff_t strip, class T, class Function>
 [[gnu::always_inline]] inline void each_element(const T* p, const T* v, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, Function of) {
@@ -174,36 +209,8 @@ struct ProductColumns {
                 to.weight[i] += p_i;
             }
         };
-        if (length >= 2 * lanes) {
-            add_part(part, chunk_sums[s], whole_sums[s], add);
-        } else if (length > few) {  // one element of each lane, and another one of the last ones
-            constexpr ptrdiff_t half = lanes / 2;
-            Sums pairs[half];
-            for (ptrdiff_t l = 0; l < half; ++l) {
-                ptrdiff_t more = l + length - lanes;
-                Sums a, b;
-                a.clear(), b.clear();
-                add(l, a), add(l + half, b);
-                if (more >= lanes) add(more, a);
-                if (more >= half) add(more + half, b);
-                a.add(b);
-                pairs[l] = a;
-            }
-            for (ptrdiff_t width = half / 2; width > 0; width /= 2)
-                for (ptrdiff_t l = 0; l < width; ++l) pairs[l].add(pairs[l + width]);
-            put_chunk(part, whole_sums[s], pairs[0]);
-        } else {
-            ptrdiff_t parts = length < 4 ? 1 : 4, whole = length / parts * parts;
-            auto set = [&](Sums& to, ptrdiff_t l) __attribute__((always_inline)) {
-                to.clear();
-                for (ptrdiff_t j = l; j < whole; j += parts) add(j, to);
-            };
-            Sums a, b, c;
-            set(a, 0);
-            for (ptrdiff_t j = whole; j < length; ++j) add(j, a);
-            if (parts == 4) set(b, 1), a.add(b), set(b, 2), set(c, 3), b.add(c), a.add(b);
-            put_chunk(part, whole_sums[s], a);
-        }
+        if (length >= 2 * lanes) add_part(part, chunk_sums[s], whole_sums[s], add);
+        else put_chunk(part, whole_sums[s], length > few ? sum_of_pairs<Sums>(length, add) : sum_in_turn<Sums>(length, add));
     }
 
     template <class Some>

@@ -19,11 +19,11 @@ namespace {
 template <Function function>
 constexpr bool is_product = vectors(function) == 1;
 
-// A row of the k-th array, whose elements lie beside each other.
+// A row of the k-th array; without a layout, what starts `offset` elements after it.
 template <class T>
-const T* row_of(const Rows& r, int k, const void* a, ptrdiff_t row) {
-    if (r.layouts && r.layouts[k].ndim) return strided_row<T>(a, r.layouts[k], row).x;
-    return static_cast<const T*>(a) + row * r.n;
+Strided<T> row_of(const Rows& r, int k, const void* a, ptrdiff_t row, ptrdiff_t offset) {
+    if (r.layouts && r.layouts[k].ndim) return strided_row<T>(a, r.layouts[k], row);
+    return {static_cast<const T*>(a) + offset, r.after};
 }
 
 template <Function function, class T>
@@ -45,11 +45,12 @@ bool contiguous_products(const Rows& r) {
     }
     Stream<std::conditional_t<sizeof(T) == 8, double, float>> stream;
     for (ptrdiff_t i = r.first; i < r.first + r.count; ++i) {
-        const T *p = row_of<T>(r, 0, r.x, i), *v = row_of<T>(r, 1, r.v, i);
+        auto row = [&](int k, const void* a) { return row_of<T>(r, k, a, i, i * n).x; };
+        const T *p = row(0, r.x), *v = row(1, r.v);
         auto y = static_cast<T*>(r.y) + i * n;
         if constexpr (function == SOFTMAX_VJP || function == LOG_SOFTMAX_JVP)
             product_with_jacobian<function>(p, v, y, n, r.threads, r.streams ? &stream : nullptr);
-        else if constexpr (function == SOFTMAX_VJP_DERIVATIVE) softmax_vjp_derivative(p, v, row_of<T>(r, 2, r.u, i), y, n, r.threads);
+        else if constexpr (function == SOFTMAX_VJP_DERIVATIVE) softmax_vjp_derivative(p, v, row(2, r.u), y, n, r.threads);
         else log_softmax_vjp(p, v, y, n, r.threads, r.streams);
     }
     if (r.streams) end_streams();
@@ -131,10 +132,7 @@ template <Function function, class T>
 bool far_products(const Rows& r) {
     using Far = std::conditional_t<function == LOG_SOFTMAX_VJP, LogFarProducts<T>, FarProducts<function, T>>;
     each_tile(r, r.after > 1 ? few_columns : 1, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
-        auto from = [&](int i, const void* a) {
-            if (r.layouts && r.layouts[i].ndim) return strided_row<T>(a, r.layouts[i], first);
-            return Strided<T>{static_cast<const T*>(a) + offset, r.after};
-        };
+        auto from = [&](int k, const void* a) { return row_of<T>(r, k, a, first, offset); };
         Far rows{{from(0, r.x), from(1, r.v), r.n, some, r.threads}};
         if (rows.means()) return rows.products(static_cast<T*>(r.y) + offset, r.after);
         gathered_part<function, T>(r, first, some);
@@ -146,8 +144,9 @@ bool far_products(const Rows& r) {
 template <Function function, class T>
 bool half_products(const Rows& r) {
     for (ptrdiff_t i = r.first, some = r.layouts ? 1 : r.count; i < r.first + r.count; i += some) {
-        auto gathered = [&](ptrdiff_t k) { gathered_part<function, T>(r, i + k, 1); };
-        half_products<function>(row_of<T>(r, 0, r.x, i), row_of<T>(r, 1, r.v, i), static_cast<T*>(r.y) + i * r.n, r.n, some, r.threads, gathered);
+        auto row = [&](int k, const void* a) { return row_of<T>(r, k, a, i, i * r.n).x; };
+        auto gathered = [&](ptrdiff_t j) { gathered_part<function, T>(r, i + j, 1); };
+        half_products<function>(row(0, r.x), row(1, r.v), static_cast<T*>(r.y) + i * r.n, r.n, some, r.threads, gathered);
     }
     return false;
 }

@@ -10,12 +10,12 @@ namespace {
 
 // Up to these lengths rows are short, or middle; longer ones go one by one.
 constexpr ptrdiff_t short_row = 63;
+template <Function function>
+constexpr bool are_logs = function == LOG_SOFTMAX || function == LOGSUMEXP;
 template <Function function, class T>
-constexpr bool are_float_logs = sizeof(T) == 4 && (function == LOG_SOFTMAX || function == LOGSUMEXP);
+constexpr ptrdiff_t short_row_of = sizeof(T) == 4 && are_logs<function> ? short_row : 31;
 template <Function function, class T>
-constexpr ptrdiff_t short_row_of = are_float_logs<function, T> ? short_row : 31;
-template <Function function, class T>
-constexpr ptrdiff_t middle_row_of = sizeof(T) == 8 || are_float_logs<function, T> ? block : block / 2;
+constexpr ptrdiff_t middle_row_of = sizeof(T) == 8 || are_logs<function> ? block : block / 2;
 
 // The largest element, NaN passed over.
 template <class T>
