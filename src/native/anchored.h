@@ -43,14 +43,6 @@ inline double largest_with_index(const double* p, ptrdiff_t n) {
     return m[0];
 }
 
-// Adds up 2 * half elements, in x[0].
-template <ptrdiff_t half, class T>
-[[gnu::always_inline]] inline void fold_sum(T* x) {
-#pragma omp simd
-    for (ptrdiff_t l = 0; l < half; ++l) x[l] += x[l + half];
-    if constexpr (half > 1) fold_sum<half / 2>(x);
-}
-
 // The sum may be 2^12 times what is expected, or as many times less.
 constexpr double sum_room = 0x1p12;
 constexpr uint64_t exponent_bits = uint64_t{0xfff} << 52;  // and the sign

@@ -18,7 +18,7 @@ struct Columns {
 
     // Longer float64 columns, of which the powers and their tails still stay near, in scratch: others compute them twice.
     static constexpr bool may_store = !is_short && sizeof(T) == 8;
-    static bool stores(ptrdiff_t n) { return may_store && n <= 1024; }
+    static bool stores(ptrdiff_t n, ptrdiff_t after) { return may_store && (n <= 1024 || (n <= chunk && after <= columns_at_a_time(n))); }
 
     const T* x;
     ptrdiff_t used = 0;  // lanes
@@ -213,7 +213,7 @@ bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t coun
     Tile tile(x, n, after, count, temperature);
     constexpr bool keep = function == SOFTMAX && !is_short && sizeof(T) == 4;
     if constexpr (function == SOFTMAX && Tile::may_store)
-        if (Tile::stores(n)) {
+        if (Tile::stores(n, after)) {
             tile.stored = scratch;
             if (!tile.template powers<true, false>(y)) return false;
             tile.template softmax<true>(y);

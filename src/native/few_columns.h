@@ -20,6 +20,11 @@ inline void tame_chunk(const float* x, float* y, ptrdiff_t n, Rate<float> rate, 
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{power<float>(x[i], rate).value, 0}, scale);
 }
 
+inline void tame_chunk(const double* x, double* y, ptrdiff_t n, Rate<double> rate, Scale<double> scale) {
+#pragma omp simd
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power<double>(x[i], rate), scale);
+}
+
 template <class T>
 struct FewColumns {
     Strided<T> x;

@@ -34,6 +34,7 @@ struct Call {
     ptrdiff_t n;
     const double* temperature;
     ptrdiff_t stride;
+    T* scratch;  // for the tails of long rows, or none
     int threads;
     bool invalid = false;
 
@@ -43,6 +44,7 @@ struct Call {
           n(r.n),
           temperature(r.temperature + r.first * r.temperature_stride),
           stride(r.temperature_stride),
+          scratch(static_cast<T*>(r.scratch)),
           threads(r.threads) {}
 
     void advance(ptrdiff_t rows) {
@@ -86,7 +88,7 @@ struct Call {
     void long_softmax(ptrdiff_t count) {
         Rate<T> rate(*temperature);
         Inverse<T> inverse(*temperature);
-        TameRows<T> rows;
+        TameRows<T> rows(n, scratch);
         for (ptrdiff_t left = count; left > 0;) {
             ptrdiff_t some = std::min(left, stride ? 1 : rows.at_a_time(n));
             if (stride) rate = Rate<T>(*temperature);
@@ -94,15 +96,15 @@ struct Call {
             rows.sum_up(x, e, some, n, rate, threads);
             for (ptrdiff_t r = 0; r < some; ++r, advance(1))
                 if (rows.tame[r]) rows.result(r, x, e, y, n, rate, threads);
-                else wild_row(rate, inverse);
+                else wild_row(rate, inverse, rows.tails_of(r, n));
             left -= some;
         }
     }
 
-    void wild_row(Rate<T> rate, Inverse<T> inverse) {
+    void wild_row(Rate<T> rate, Inverse<T> inverse, T* tails = nullptr) {
         T m = maximum(x, n, threads);
         if (!std::isfinite(m)) invalid |= row_without_maximum<function>(x, y, n, m);
-        else if constexpr (function == SOFTMAX) softmax_row(x, y, n, m, rate, threads);
+        else if constexpr (function == SOFTMAX) softmax_row(x, y, tails, n, m, rate, threads);
         else if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, m, inverse, log_of_rest(x, n, m, rate, threads), threads);
         else *y = shifted(m, log_of_rest(x, n, m, rate, threads));
     }
@@ -119,12 +121,12 @@ struct Call {
             ptrdiff_t some = std::min(left, stride ? 1 : block / n), tame;
             if constexpr (function == SOFTMAX) {
                 tame = some_rows.tame_powers(x, some * n, rate, y) ? some : 0;
-                for (ptrdiff_t r = 0; r < tame; ++r, advance(1)) some_rows.softmax(r * n, y, n);
+                some_rows.softmax(y, tame, n);
             } else {
                 tame = tame_logs(some_rows, stride ? 1 : left, rate);
-                for (ptrdiff_t r = 0; r < tame; ++r, advance(1))
-                    put(some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
+                for (ptrdiff_t r = 0; r < tame; ++r) put(r, some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
             }
+            advance(tame);  // all at once, not row by row: that would be kept in memory
             left -= tame;
             if (tame > 0) continue;
             if constexpr (is_short || function == SOFTMAX)
@@ -159,14 +161,14 @@ struct Call {
             return;
         }
         if constexpr (function == SOFTMAX) row.softmax_of_row(x, y, n, m, rate);
-        else put(m, row.log_of_row(x, n, m, rate), inverse);
+        else put(0, m, row.log_of_row(x, n, m, rate), inverse);
     }
 
-    // The result of a row with maximum m and log = log(sum(exp((x - m) / T))).
+    // The result of the r-th row, with maximum m and log = log(sum(exp((x - m) / T))).
     template <class Work>
-    void put(T m, Pair log, Inverse<Work> inverse) {
-        if constexpr (function == LOGSUMEXP) *y = shifted(m, log);
-        else short_log_softmax<T, Work>(x, y, n, m, inverse, static_cast<Work>(rounded(log)));
+    void put(ptrdiff_t r, T m, Pair log, Inverse<Work> inverse) {
+        if constexpr (function == LOGSUMEXP) y[r] = shifted(m, log);
+        else short_log_softmax<T, Work>(x + r * n, y + r * n, n, m, inverse, static_cast<Work>(rounded(log)));
     }
 };
 
@@ -228,7 +230,7 @@ bool all_half_rows(const Rows& r) {
         if (r.temperature_stride) rate = Rate<float>(r.temperature[i]), inverse = Inverse<float>(r.temperature[i]);
         if (function != SOFTMAX && r.n <= middle_row_of<function, Half>)
             done = tame_half_logs<function>(x, y, r.n, r.temperature_stride ? 1 : r.first + r.count - i, rate, inverse);
-        else done = tame_half_row<function>(x, y, r.n, rate, inverse, r.threads);
+        else done = tame_half_row<function>(x, y, r.n, rate, inverse, static_cast<float*>(r.scratch), r.threads);
         if (done > 0) continue;
         done = 1;
         float m = half_maximum(x, r.n, r.threads);
@@ -285,6 +287,7 @@ bool strided_rows(const Rows& r) {
         if (!in_place) gather_rows<T>(r.x, layout, at, gathered, r.n, some);
         Rows part{in_place ? row.x : gathered, y, some, r.n, temperature, r.temperature_stride};
         part.threads = r.threads;
+        if (part.x != r.scratch && r.n <= longest_kept) part.scratch = r.scratch;
         invalid |= of_rows(part);
     }
     return invalid;
@@ -313,7 +316,7 @@ template <Function function, class T, bool is_short>
 bool columns(const Rows& r) {
     constexpr ptrdiff_t vector = is_short || sizeof(T) == 8 ? 1 : vector_size / sizeof(T);
     using Tile = Columns<T, is_short>;
-    ptrdiff_t at_a_time = function == SOFTMAX && Tile::stores(r.n) ? columns_at_a_time(r.n) : Tile::at_a_time(r.n);
+    ptrdiff_t at_a_time = function == SOFTMAX && Tile::stores(r.n, r.after) ? columns_at_a_time(r.n) : Tile::at_a_time(r.n);
     return columns<function, T, contiguous_rows<function, T>>(
         r, at_a_time, vector, [&](const T* x, T* y, ptrdiff_t count, double temperature) {
             bool is_rest = vector > 1 && (vector_size == 64 || r.after > vector);  // with AVX2, a few alone are faster as they lie

@@ -58,9 +58,11 @@ struct HalfPowers {
             i = end;
             fold_maximum<lanes / 2>(farthest);
             tame = farthest[0] <= magnitude(rate.tame);
-            double of_block = 0;
-            for (float s : sums) of_block += s;
-            sum += of_block;
+            double of_block[lanes];
+#pragma omp simd
+            for (ptrdiff_t l = 0; l < lanes; ++l) of_block[l] = sums[l];
+            fold_sum<lanes / 2>(of_block);
+            sum += of_block[0];
         }
         if constexpr (with_largest) fold_maximum<lanes / 2>(most), largest = most[0];
     }
@@ -79,18 +81,19 @@ inline void scale_chunk(float* x, ptrdiff_t n, float scale) {
 
 // A tame row; false, and nothing written, where it is not, or where one term outweighs all others.
 template <Function function, class Half>
-bool tame_half_row(const Half* x, Half* y, ptrdiff_t n, Rate<float> rate, Inverse<float> inverse, int threads) {
+bool tame_half_row(const Half* x, Half* y, ptrdiff_t n, Rate<float> rate, Inverse<float> inverse, float* scratch, int threads) {
     using Powers = HalfPowers<Half, function == SOFTMAX, function != SOFTMAX>;
-    alignas(64) float kept[chunk];  // the powers of a row of one chunk
-    bool keeps = n <= chunk;
+    alignas(64) float of_chunk[chunk];
+    float* kept = n <= chunk ? of_chunk : scratch;  // the powers, unless they are computed twice
+    if (n <= chunk) threads = 1;
     std::atomic<bool> tame = true;
     Powers row;
-    add_chunks(n, keeps ? 1 : threads,
+    add_chunks(n, threads,
         [&](ptrdiff_t from, ptrdiff_t length) {
             if (!tame.load(std::memory_order_relaxed)) return Powers();
-            alignas(64) float part[chunk], powers[chunk];
+            alignas(64) float part[chunk];
             widen(x + from, part, length);
-            return Powers(part, keeps ? kept : powers, length, rate);
+            return Powers(part, kept ? kept + from : part, length, rate);
         },
         [&](const Powers& part) {
             row.sum += part.sum;
@@ -100,16 +103,16 @@ bool tame_half_row(const Half* x, Half* y, ptrdiff_t n, Rate<float> rate, Invers
     if (!tame || row.sum >= Format<float>::tame_sum) return false;
     if constexpr (function == SOFTMAX) {
         float scale = static_cast<float>(1 / row.sum);
-        if (keeps) {
-            scale_chunk(kept, n, scale);
-            narrow(kept, y, n);
-            return true;
-        }
         each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-            alignas(64) float part[chunk];
-            widen(x + from, part, length);
-            half_softmax_chunk<Half>(part, length, rate, scale);
-            narrow(part, y + from, length);
+            if (kept) {
+                scale_chunk(kept + from, length, scale);
+                narrow(kept + from, y + from, length);
+            } else {
+                alignas(64) float part[chunk];
+                widen(x + from, part, length);
+                half_softmax_chunk<Half>(part, length, rate, scale);
+                narrow(part, y + from, length);
+            }
         });
         return true;
     }
@@ -120,7 +123,7 @@ bool tame_half_row(const Half* x, Half* y, ptrdiff_t n, Rate<float> rate, Invers
     if constexpr (function == LOGSUMEXP) {
         *y = Half(shifted(m, log));
     } else {
-        each_chunk(n, keeps ? 1 : threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
             alignas(64) float part[chunk];
             widen(x + from, part, length);
             log_softmax_chunk(part, part, length, m, inverse, static_cast<float>(log.high));

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "threads.h"
+
 enum Function {
     SOFTMAX,
     LOG_SOFTMAX,
@@ -111,6 +113,10 @@ constexpr int vectors(Function f) {
 constexpr ptrdiff_t columns_at_a_time(ptrdiff_t n) { return std::clamp<ptrdiff_t>((1 << 16) / n / 16 * 16, 16, 128); }
 constexpr ptrdiff_t rows_at_a_time(ptrdiff_t n) { return std::max<ptrdiff_t>(1, (1 << 11) / n); }
 
+// Of contiguous rows of softmax up to this length the powers (16 bits) or their tails (float64) are kept; those of longer ones are
+// computed twice.
+constexpr ptrdiff_t longest_kept = 1 << 20;
+
 // In bytes, for elements of a size.
 constexpr ptrdiff_t scratch_size(Function f, const Rows& r, ptrdiff_t itemsize) {
     ptrdiff_t columns = columns_at_a_time(r.n) * r.n, some = rows_at_a_time(r.n) * r.n;
@@ -119,6 +125,8 @@ constexpr ptrdiff_t scratch_size(Function f, const Rows& r, ptrdiff_t itemsize) 
         if (r.after == 1 && itemsize > 2 && !r.layouts) return 0;
         return (2 + vectors(f)) * (r.after > 1 ? columns : some) * std::max<ptrdiff_t>(itemsize, 4);
     }
+    if (r.after == 1 && !r.layouts && !r.where && f == SOFTMAX && itemsize != 4 && r.n > chunk && r.n <= longest_kept)
+        return r.n * std::max<ptrdiff_t>(itemsize, 4);
     return (r.after > 1 ? 2 * columns : r.layouts ? some : r.where && f == LOGSUMEXP ? r.n : 0) * itemsize;
 }
 

@@ -40,6 +40,14 @@ template <ptrdiff_t half, class T>
     if constexpr (half > 1) fold_maximum<half / 2>(m);
 }
 
+// Adds up 2 * half elements, in x[0].
+template <ptrdiff_t half, class T>
+[[gnu::always_inline]] inline void fold_sum(T* x) {
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < half; ++l) x[l] += x[l + half];
+    if constexpr (half > 1) fold_sum<half / 2>(x);
+}
+
 // The largest element, NaN passed over.
 template <class T>
 T maximum(const T* x, ptrdiff_t n) {
@@ -194,7 +202,7 @@ template <Terms terms, bool stores, bool has_tails, bool with_largest, class Res
     return result;
 }
 
-// With `y`, the terms are stored there, and with `tails`, which is for rows of one chunk, their tails.
+// With `y`, the terms are stored there, and with `tails` their tails.
 template <Terms terms, bool with_largest, class Result, class T>
 [[gnu::always_inline]] inline Sum<T> sum_of_chunk(const T* x, T* y, T* tails, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate) {
     if (y && tails) return sum_of_chunk<terms, true, true, with_largest, Result>(x, y, tails, n, m, shift, rate);
@@ -214,7 +222,7 @@ template <Terms terms, bool with_largest, class Result, class T>
         add_chunks(n, threads,
             [&](ptrdiff_t from, ptrdiff_t length) {
                 if (!go_on.load(std::memory_order_relaxed)) length = 0;
-                return sum_of_chunk<terms, with_largest, Result>(x + from, y ? y + from : y, tails, length, m, shift, rate);
+                return sum_of_chunk<terms, with_largest, Result>(x + from, y ? y + from : y, tails ? tails + from : tails, length, m, shift, rate);
             },
             [&](const Sum<T>& part) {
                 row.add(part);
@@ -239,70 +247,26 @@ Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> r
     return sum_of_row<terms, false, Result>(x, y, no_tails, n, m, shift, rate, threads).sum;
 }
 
-// Of float32 the powers are stored in y, without their tails. (A function of its own for each chunk, not a lambda: what
-// that captures might change with every store, and the loop would not vectorise.)
-inline void scale_chunk(const float* e, float* y, ptrdiff_t n, Scale<float> scale) {
+// The powers of a row are stored where its result will be. (A function of its own for each chunk, not a lambda: what that
+// captures might change with every store, and the loop would not vectorise.)
+inline void scale_chunk(const float* e, const float*, float* y, ptrdiff_t n, Scale<float> scale) {
 #pragma omp simd
     for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{e[i], 0}, scale);
 }
 
-inline void scale_row(const float* e, float* y, ptrdiff_t n, Pair sum, int threads) {
-    Scale<float> scale(reciprocal(sum));
-    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { scale_chunk(e + from, y + from, length, scale); });
-}
-
-inline void softmax_row(const float* x, float* y, ptrdiff_t n, float m, Rate<float> rate, int threads) {
-    scale_row(y, y, n, sum_of_powers<ALL, float>(x, y, n, m, Shift<float>(m, rate), rate, threads), threads);
-}
-
-// Of float64 the tails are kept as well, or the powers computed twice: without, it would be another unit in the last place.
-inline void tame_chunk(const double* x, double* y, ptrdiff_t n, Rate<double> rate, Scale<double> scale) {
+// Of float64 their tails are needed as well: without, it would be another unit in the last place.
+inline void scale_chunk(const double* e, const double* tails, double* y, ptrdiff_t n, Scale<double> scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power<double>(x[i], rate), scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<double>{e[i], tails[i]}, scale);
 }
 
-inline void scale_with_tails(const double* e, const double* tail, double* y, ptrdiff_t n, Scale<double> scale) {
-#pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<double>{e[i], tail[i]}, scale);
-}
-
-// Tame rows, some at a time: first the sums of all, then the results, since a sum takes a while to become a scale.
 template <class T>
-struct TameRows {
-    static constexpr bool has_tails = sizeof(T) == 8;
-    static constexpr ptrdiff_t size = 2048;  // elements
-    alignas(64) T in_place[size], tails[has_tails ? chunk : 1];
-    Pair sum[size / 64];
-    bool tame[size / 64];
-
-    static ptrdiff_t at_a_time(ptrdiff_t n) { return std::max<ptrdiff_t>(1, size / n); }
-
-    // Where powers are kept; those of long rows of float64 are computed twice.
-    T* powers(const T* x, T* y, ptrdiff_t n) {
-        if (x == y && n <= size) return in_place;
-        return has_tails && (x == y || n > chunk) ? nullptr : y;
-    }
-
-    void sum_up(const T* x, T* e, ptrdiff_t rows, ptrdiff_t n, Rate<T> rate, int threads) {
-        for (ptrdiff_t r = 0; r < rows; ++r) {
-            ptrdiff_t at = r * n;
-            tame[r] = e != x;  // which is needed still, should the row not be tame
-            if (!tame[r]) continue;
-            Sum<T> row = tame_sum<false, T>(x + at, e ? e + at : e, has_tails && e ? tails + at : nullptr, n, rate, threads);
-            sum[r] = row.sum, tame[r] = row.tame;
-        }
-    }
-
-    void result(ptrdiff_t r, const T* x, const T* e, T* y, ptrdiff_t n, Rate<T> rate, int threads) const {
-        if constexpr (has_tails) {
-            Scale<T> scale(reciprocal(sum[r]));
-            if (e) return scale_with_tails(e + r * n, tails + r * n, y, n, scale);
-            each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { tame_chunk(x + from, y + from, length, rate, scale); });
-        } else {
-            scale_row(e + r * n, y, n, sum[r], threads);
-        }
-    }
-};
+void scale_row(const T* e, const T* tails, T* y, ptrdiff_t n, Pair sum, int threads) {
+    Scale<T> scale(reciprocal(sum));
+    each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
+        scale_chunk(e + from, tails ? tails + from : tails, y + from, length, scale);
+    });
+}
 
 template <class T>
 void softmax_chunk(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Scale<T> scale) {
@@ -319,11 +283,56 @@ void softmax_of(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Pai
     });
 }
 
-inline void softmax_row(const double* x, double* y, ptrdiff_t n, double m, Rate<double> rate, int threads) {
-    Shift<double> shift(m, rate);
-    double* none = nullptr;
-    softmax_of(x, y, n, shift, rate, sum_of_powers<ALL, double>(x, none, n, m, shift, rate, threads), threads);
+template <class T>
+constexpr bool has_tails = sizeof(T) == 8;
+
+// Of any row with maximum m. Where its tails are needed and have no place, the powers are computed twice.
+template <class T>
+void softmax_row(const T* x, T* y, T* tails, ptrdiff_t n, T m, Rate<T> rate, int threads) {
+    Shift<T> shift(m, rate);
+    T* e = tails || !has_tails<T> ? y : nullptr;
+    Pair sum = sum_of_row<ALL, false, T>(x, e, tails, n, m, shift, rate, threads).sum;
+    if (e) scale_row(e, tails, y, n, sum, threads);
+    else softmax_of(x, y, n, shift, rate, sum, threads);
 }
+
+// Tame rows, some at a time: first the sums of all, then the results, since a sum takes a while to become a scale.
+template <class T>
+class TameRows {
+    static constexpr ptrdiff_t size = 2048;  // elements
+    alignas(64) T in_place[size], tails_of_chunk[has_tails<T> ? chunk : 1];
+    T* tails;
+    Pair sum[size / 64];
+
+public:
+    bool tame[size / 64];
+
+    // Of rows longer than a chunk the tails go to scratch, if there is some.
+    TameRows(ptrdiff_t n, T* scratch) : tails(!has_tails<T> ? nullptr : n <= chunk ? tails_of_chunk : scratch) {}
+    static ptrdiff_t at_a_time(ptrdiff_t n) { return std::max<ptrdiff_t>(1, size / n); }
+    T* tails_of(ptrdiff_t row, ptrdiff_t n) { return tails ? tails + row * n : nullptr; }
+
+    // Where powers are kept, if they are.
+    T* powers(const T* x, T* y, ptrdiff_t n) {
+        if (x == y && n <= size) return in_place;
+        return tails || !has_tails<T> ? y : nullptr;
+    }
+
+    void sum_up(const T* x, T* e, ptrdiff_t rows, ptrdiff_t n, Rate<T> rate, int threads) {
+        for (ptrdiff_t r = 0; r < rows; ++r) {
+            ptrdiff_t at = r * n;
+            tame[r] = e != x;  // which is needed still, should the row not be tame
+            if (!tame[r]) continue;
+            Sum<T> row = tame_sum<false, T>(x + at, e ? e + at : e, e ? tails_of(r, n) : nullptr, n, rate, threads);
+            sum[r] = row.sum, tame[r] = row.tame;
+        }
+    }
+
+    void result(ptrdiff_t r, const T* x, const T* e, T* y, ptrdiff_t n, Rate<T> rate, int threads) {
+        if (e) scale_row(e + r * n, tails_of(r, n), y, n, sum[r], threads);
+        else softmax_of(x, y, n, Shift<T>::none(), rate, sum[r], threads);
+    }
+};
 
 // max(x), and log(sum(exp((x - max(x)) / T))), of a tame row without a term that outweighs all others.
 template <class T>

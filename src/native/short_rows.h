@@ -93,12 +93,21 @@ struct ShortRows {
 
     void softmax_of_row(const T* x, T* y, ptrdiff_t n, T m, Rate<Work> rate) {
         powers(x, n, Shift<Work>(m, rate), rate);
-        softmax(0, y, n);
+        softmax(y, 1, n);
     }
 
-    void softmax(ptrdiff_t at, T* y, ptrdiff_t n) const {
+    // Of rows whose powers are there: first some sums, since one takes a while to become a scale (short ones overlap anyway).
+    void softmax(T* y, ptrdiff_t rows, ptrdiff_t n) {
+        if (is_short && n < lanes) {
+            for (ptrdiff_t r = 0; r < rows; ++r) scale(r * n, y + r * n, n, scale_of<Result, Work>(sum(r * n, n)));
+            return;
+        }
+        for (ptrdiff_t r = 0; r < rows; ++r) put(r, Sum{sum(r * n, n), 0});
+        for (ptrdiff_t r = 0; r < rows; ++r) scale(r * n, y + r * n, n, scale_of<Result, Work>(Pair{high[r], low[r]}));
+    }
+
+    void scale(ptrdiff_t at, T* y, ptrdiff_t n, Scale<Work> by) const {
         const Work *er = e + at, *tr = tail + at;
-        Scale<Work> by = scale_of<Result, Work>(sum(at, n));
 #pragma omp simd
         for (ptrdiff_t j = 0; j < n; ++j) {
             if constexpr (wider) y[j] = static_cast<T>(er[j] * by.high);
