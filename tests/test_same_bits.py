@@ -20,7 +20,7 @@ from helpers import (
     exact,
     rows,
 )
-from reference import Array
+from reference import SHORT, Array
 
 import fastsoftmax as fsm
 
@@ -300,3 +300,22 @@ def test_columns_that_are_not_a_whole_vector(
             rows = FUNCTIONS[name](np.ascontiguousarray(x.T))
             assert_same_bits(FUNCTIONS[name](x, axis=0), rows.T)
             x[n // 2, column] = 1e3  # not tame, of those together or of those left
+
+
+@every_map
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64, *SHORT], ids=str)
+@pytest.mark.parametrize("n", [2049, 16_384, 16_385, 40_000, (1 << 20) + 1])
+def test_long_rows_wherever_they_are(
+    n: int, dtype: np.dtype, name: str, rng: np.random.Generator
+) -> None:
+    """What is kept of them for a second pass depends on it: see longest_kept."""
+    x = cast(3 * rng.standard_normal((2, n), np.float32), dtype)
+    x[1, n // 2] = 700  # which is not tame
+    function = FUNCTIONS[name]
+    got = function(x)
+    wider = np.zeros((2, n + 9), dtype)
+    wider[:, :n] = x
+    assert_same_bits(function(wider[:, :n]), got)
+    assert_same_bits(function(x, where=np.ones(n, bool)), got)
+    assert_same_bits(function(x[::-1]), got[::-1])
+    assert_same_bits(function(x, out=x), got)

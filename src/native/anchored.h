@@ -4,7 +4,7 @@
 //
 // How large it should be is a guess, from a few elements. Whether it was a good one shows in the end; if not, there is no sum.
 #pragma once
-#include "long_rows.h"
+#include "sums.h"
 
 namespace {
 

@@ -1,7 +1,7 @@
 // The eigenvalues of diag(p) - p p^T from its secular equation. Since p sums to 1, that is x f(x) = 0 with f(x) =
 // sum(p / (p - x)): one eigenvalue is 0; f rises from -inf to inf between neighbouring p, where one lies each.
 #pragma once
-#include "long_rows.h"
+#include "sums.h"
 
 namespace {
 

@@ -1,6 +1,6 @@
 // Few columns side by side, of many blocks: the blocks are laid beside each other in scratch, as a wider one.
 #pragma once
-#include "long_rows.h"
+#include "sums.h"
 
 namespace {
 

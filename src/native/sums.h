@@ -1,0 +1,250 @@
+// Maxima and sums of a row, of any length: passes of plain loops over its elements, in lanes, which threads may share.
+#pragma once
+#include <atomic>
+
+#include "exp2.h"
+#include "threads.h"
+
+namespace {
+
+constexpr ptrdiff_t lanes = 16;   // element j is summed in lane j % 16, on every instruction set
+constexpr ptrdiff_t block = 512;  // stays in the first-level cache
+
+// Asks for elements that will be needed in a while, to read or to write: the processor's own foresight ends with a page. An
+// address beyond the array does no harm.
+template <bool to_write, class T>
+[[gnu::always_inline]] inline void fetch(const T* x, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i += 64 / sizeof(T)) __builtin_prefetch(x + i, to_write);
+}
+
+template <class T>
+[[gnu::always_inline]] inline void keep_larger(T* m, const T* x, ptrdiff_t n) {
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < n; ++l) m[l] = x[l] > m[l] ? x[l] : m[l];
+}
+
+// Bytes of a vector: loops over fewer columns are not vectorised, and slow.
+#if defined(__AVX512F__)
+constexpr ptrdiff_t vector_size = 64;
+#elif defined(__AVX2__)
+constexpr ptrdiff_t vector_size = 32;
+#else
+constexpr ptrdiff_t vector_size = 16;
+#endif
+
+// The largest of 2 * half elements, in m[0]: a template, since a loop over `half` stays one and is slow.
+template <ptrdiff_t half, class T>
+[[gnu::always_inline]] inline void fold_maximum(T* m) {
+    keep_larger(m, m + half, half);
+    if constexpr (half > 1) fold_maximum<half / 2>(m);
+}
+
+// Adds up 2 * half elements, in x[0].
+template <ptrdiff_t half, class T>
+[[gnu::always_inline]] inline void fold_sum(T* x) {
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < half; ++l) x[l] += x[l + half];
+    if constexpr (half > 1) fold_sum<half / 2>(x);
+}
+
+// The largest element, NaN passed over.
+template <class T>
+T maximum(const T* x, ptrdiff_t n) {
+    constexpr ptrdiff_t width = 4 * lanes;
+    T m[width];
+    for (ptrdiff_t l = 0; l < width; ++l) m[l] = -std::numeric_limits<T>::infinity();
+    ptrdiff_t i = 0;
+    for (; i + width <= n; i += width) {
+        fetch<false>(x + i + block, width);
+        keep_larger(m, x + i, width);
+    }
+    for (; i + lanes <= n; i += lanes) keep_larger(m, x + i, lanes);
+    if (i < n && n >= lanes) keep_larger(m, x + n - lanes, lanes);  // some of them once more
+    else
+        for (; i < n; ++i) keep_larger(m + i % lanes, x + i, 1);
+    fold_maximum<width / 2>(m);
+    return m[0];
+}
+
+// The largest magnitude.
+template <class T>
+Magnitude<T> farthest(const T* x, ptrdiff_t n) {
+    Magnitude<T> m = 0;
+#pragma omp simd reduction(max : m)
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        Magnitude<T> far = magnitude(x[i]);
+        m = far > m ? far : m;
+    }
+    return m;
+}
+
+// The sum of the sums part(from, length) of the chunks of n elements.
+template <class Part>
+Pair sum_chunks(ptrdiff_t n, int threads, Part part) {
+    if (n <= chunk) return part(ptrdiff_t{0}, n);
+    Pair sum{0, 0};
+    add_chunks(n, threads, part, [&](Pair p) { accumulate(sum.high, sum.low, p.high, p.low); });
+    return sum;
+}
+
+// The sum of 2 * half lanes.
+template <class Result, ptrdiff_t half = lanes / 2, class T>
+[[gnu::always_inline]] inline Pair total_of(double* high, T* low) {
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < half; ++l) add_term<Result>(high[l], low[l], high[l + half], low[l + half]);
+    if constexpr (half > 1) return total_of<Result, half / 2>(high, low);
+    return {high[0], low[0]};
+}
+
+// A sum in lanes, see add_term.
+template <class T, class Result = T>
+struct Lanes {
+    double high[lanes] = {};
+    T low[lanes] = {};
+
+    void add(ptrdiff_t l, double e, T tail) { add_term<Result>(high[l], low[l], e, tail); }
+    void add(const T* e, const T* tail, ptrdiff_t n) {
+        ptrdiff_t i = 0;
+        for (; i + lanes <= n; i += lanes) {
+#pragma omp simd
+            for (ptrdiff_t l = 0; l < lanes; ++l) add(l, e[i + l], tail[i + l]);
+        }
+        for (; i < n; ++i) add(i % lanes, e[i], tail[i]);
+    }
+    // The same where 15 more elements, which do not count, can be read: a scalar end would keep the next loads waiting.
+    void add_padded(const T* e, const T* tail, ptrdiff_t n) {
+        ptrdiff_t whole = n / lanes * lanes;
+        add(e, tail, whole);
+        e += whole, tail += whole, n -= whole;
+        if (n == 0) return;
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) add(l, l < n ? e[l] : 0, l < n ? tail[l] : 0);
+    }
+    Pair total() { return total_of<Result>(high, low); }
+};
+
+template <class T>
+T maximum(const T* x, ptrdiff_t n, int threads) {
+    T m = -std::numeric_limits<T>::infinity();
+    add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return maximum(x + from, length); },
+               [&](T part) { keep_larger(&m, &part, 1); });
+    return m;
+}
+
+// The terms of a sum of powers: of a tame row all; of any row, relative to its maximum, all, or those of elements below it.
+enum Terms { TAME, ALL, SMALLER };
+
+template <class T>
+struct Sum {
+    Pair sum{0, 0};
+    bool tame = true;
+    T largest = -std::numeric_limits<T>::infinity();
+
+    void add(const Sum& part) {
+        accumulate(sum.high, sum.low, part.sum.high, part.sum.low);
+        keep_larger(&largest, &part.largest, 1);
+        tame = tame && part.tame;
+    }
+};
+
+// Sixteen powers, or the first n of them, each to its lane.
+template <Terms terms, bool whole, bool stores, bool has_tails, bool with_largest, class Result, class T>
+[[gnu::always_inline]] inline void add_powers(const T* x, T* y, T* tails, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate,
+                                              double* high, T* low, T* largest, Magnitude<T>* farthest) {
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < lanes; ++l) {
+        bool exists = whole || l < n;
+        T v = exists ? x[l] : 0, e, tail;
+        if (with_largest && exists) largest[l] = v > largest[l] ? v : largest[l];
+        if constexpr (terms == TAME) {
+            Magnitude<T> far = magnitude(v);
+            farthest[l] = far > farthest[l] ? far : farthest[l];
+            put(e, tail, power<Result>(v, rate));
+        } else {
+            put(e, tail, power<Result>(v, shift, rate));
+        }
+        bool counts = exists && (terms != SMALLER || v != m);
+        e = counts ? e : 0, tail = counts ? tail : 0;
+        if (stores && exists) y[l] = e;
+        if (has_tails && exists) tails[l] = tail;
+        add_term<Result>(high[l], low[l], e, tail);
+    }
+}
+
+// The sum of exp(x / T) / 2^K of a chunk; of a TAME one it ends early where the row is not, which `tame` tells.
+template <Terms terms, bool stores, bool has_tails, bool with_largest, class Result, class T>
+[[gnu::always_inline]] inline Sum<T> sum_of_chunk(const T* x, T* y, T* tails, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate) {
+    Sum<T> result;
+    double high[lanes] = {};
+    T low[lanes] = {}, largest[lanes];
+    Magnitude<T> farthest[lanes] = {};
+    for (ptrdiff_t l = 0; l < lanes; ++l) largest[l] = result.largest;
+    auto add = [&](auto whole, ptrdiff_t i, ptrdiff_t n) __attribute__((always_inline)) {
+        add_powers<terms, whole, stores, has_tails, with_largest, Result>(
+            x + i, stores ? y + i : y, has_tails ? tails + i : tails, n, m, shift, rate, high, low, largest, farthest);
+    };
+    for (ptrdiff_t i = 0; i < n && result.tame;) {
+        ptrdiff_t end = std::min(i + block, n);
+        for (; i + lanes <= end; i += lanes) {
+            fetch<false>(x + i + block, lanes);
+            if (stores) fetch<true>(y + i + block, lanes);
+            add(std::true_type(), i, lanes);
+        }
+        if (i < end) add(std::false_type(), i, end - i);
+        i = end;
+        if (terms != TAME) continue;
+        fold_maximum<lanes / 2>(farthest);
+        result.tame = farthest[0] <= magnitude(rate.tame);
+    }
+    if (with_largest) fold_maximum<lanes / 2>(largest), result.largest = largest[0];
+    result.sum = total_of<Result>(high, low);
+    return result;
+}
+
+// With `y`, the terms are stored there, and with `tails` their tails.
+template <Terms terms, bool with_largest, class Result, class T>
+[[gnu::always_inline]] inline Sum<T> sum_of_chunk(const T* x, T* y, T* tails, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate) {
+    if (y && tails) return sum_of_chunk<terms, true, true, with_largest, Result>(x, y, tails, n, m, shift, rate);
+    if (y) return sum_of_chunk<terms, true, false, with_largest, Result>(x, y, tails, n, m, shift, rate);
+    return sum_of_chunk<terms, false, false, with_largest, Result>(x, y, tails, n, m, shift, rate);
+}
+
+// The same of a row.
+template <Terms terms, bool with_largest, class Result, class T>
+[[gnu::always_inline]] inline Sum<T> sum_of_row(const T* x, T* y, T* tails, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate,
+                                                int threads) {
+    Sum<T> row;
+    if (n <= chunk) {
+        row = sum_of_chunk<terms, with_largest, Result>(x, y, tails, n, m, shift, rate);
+    } else {
+        std::atomic<bool> go_on = true;
+        add_chunks(n, threads,
+            [&](ptrdiff_t from, ptrdiff_t length) {
+                if (!go_on.load(std::memory_order_relaxed)) length = 0;
+                T *to = y ? y + from : y, *tails_to = tails ? tails + from : tails;
+                return sum_of_chunk<terms, with_largest, Result>(x + from, to, tails_to, length, m, shift, rate);
+            },
+            [&](const Sum<T>& part) {
+                row.add(part);
+                if (!part.tame) go_on.store(false, std::memory_order_relaxed);
+            });
+    }
+    if (terms == TAME) row.tame = row.tame && row.sum.high < Format<T>::tame_sum;
+    return row;
+}
+
+template <bool with_largest, class Result, class T>
+Sum<T> tame_sum(const T* x, T* y, T* tails, ptrdiff_t n, Rate<T> rate, int threads) {
+    Sum<T> wild{{0, 0}, false};
+    if (farthest(x, std::min(n, lanes)) > magnitude(rate.tame)) return wild;  // most rows that are not tame show it at once
+    return sum_of_row<TAME, with_largest, Result>(x, y, tails, n, T(0), Shift<T>::none(), rate, threads);
+}
+
+// Of a row with maximum m.
+template <Terms terms, class Result, class T>
+Pair sum_of_powers(const T* x, T* y, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate, int threads) {
+    T* no_tails = nullptr;
+    return sum_of_row<terms, false, Result>(x, y, no_tails, n, m, shift, rate, threads).sum;
+}
+
+}  // namespace
