@@ -314,14 +314,19 @@ bool columns(const Rows& r, ptrdiff_t at_a_time, ptrdiff_t vector, Tame tame) {
 
 template <Function function, class T, bool is_short>
 bool columns(const Rows& r) {
-    constexpr ptrdiff_t vector = is_short || sizeof(T) == 8 ? 1 : vector_size / sizeof(T);
     using Tile = Columns<T, is_short>;
+    // The compiler computes what is not a whole vector one by one; beside many columns that does not matter.
+    constexpr bool go_by_chunks = !is_short && sizeof(T) == 4;
+    bool are_split = go_by_chunks || (r.after <= Tile::width && !is_few<function, T>(r.n));
+    ptrdiff_t vector = are_split ? vector_size / sizeof(T) : 1;
     ptrdiff_t at_a_time = function == SOFTMAX && Tile::stores(r.n, r.after) ? columns_at_a_time(r.n) : Tile::at_a_time(r.n);
     return columns<function, T, contiguous_rows<function, T>>(
         r, at_a_time, vector, [&](const T* x, T* y, ptrdiff_t count, double temperature) {
-            bool is_rest = vector > 1 && (vector_size == 64 || r.after > vector);  // with AVX2, a few alone are faster as they lie
-            if (is_rest ? count < vector : !is_short && count <= few_columns && r.streams)
-                return tame_few_columns<function>(Strided<T>{x, r.after}, y, r.n, count, temperature, r.threads);
+            bool is_rest = count < vector && (vector_size == 64 || r.after > vector);  // with AVX2, a few alone are faster as they lie
+            if constexpr (!is_short)
+                if ((is_rest && go_by_chunks) || (count <= few_columns && r.streams))
+                    return tame_few_columns<function>(Strided<T>{x, r.after}, y, r.n, count, temperature, r.threads);
+            if (is_rest) return false;
             if (is_few<function, T>(r.n)) return few_logs<function>(x, y, r.n, r.after, r.after, count, temperature);
             return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch));
         });

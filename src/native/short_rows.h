@@ -99,14 +99,21 @@ struct ShortRows {
     // Of rows whose powers are there: first some sums, since one takes a while to become a scale (short ones overlap anyway).
     void softmax(T* y, ptrdiff_t rows, ptrdiff_t n) {
         if (is_short && n < lanes) {
-            for (ptrdiff_t r = 0; r < rows; ++r) scale(r * n, y + r * n, n, scale_of<Result, Work>(sum(r * n, n)));
+            for (ptrdiff_t r = 0; r < rows; ++r) scale_some(r * n, y + r * n, n, scale_of<Result, Work>(sum(r * n, n)));
             return;
         }
         for (ptrdiff_t r = 0; r < rows; ++r) put(r, Sum{sum(r * n, n), 0});
         for (ptrdiff_t r = 0; r < rows; ++r) scale(r * n, y + r * n, n, scale_of<Result, Work>(Pair{high[r], low[r]}));
     }
 
+    // A row of 16 elements or more: of float32 whole vectors, the last one over some again.
     void scale(ptrdiff_t at, T* y, ptrdiff_t n, Scale<Work> by) const {
+        if (sizeof(T) == 8) return scale_some(at, y, n, by);
+        for (ptrdiff_t j = 0; j + lanes <= n; j += lanes) scale_some(at + j, y + j, lanes, by);
+        if (n % lanes) scale_some(at + n - lanes, y + n - lanes, lanes, by);
+    }
+
+    [[gnu::always_inline]] void scale_some(ptrdiff_t at, T* y, ptrdiff_t n, Scale<Work> by) const {
         const Work *er = e + at, *tr = tail + at;
 #pragma omp simd
         for (ptrdiff_t j = 0; j < n; ++j) {
