@@ -113,8 +113,8 @@ constexpr int vectors(Function f) {
 constexpr ptrdiff_t columns_at_a_time(ptrdiff_t n) { return std::clamp<ptrdiff_t>((1 << 16) / n / 16 * 16, 16, 128); }
 constexpr ptrdiff_t rows_at_a_time(ptrdiff_t n) { return std::max<ptrdiff_t>(1, (1 << 11) / n); }
 
-// Of contiguous rows of softmax up to this length the powers (16 bits) or their tails (float64) are kept; those of longer ones are
-// computed twice.
+// Of softmax of rows up to this length, where scratch is free for them, the powers (16 bits) or their tails (float64) are kept; else
+// they are computed twice.
 constexpr ptrdiff_t longest_kept = 1 << 20;
 
 // In bytes, for elements of a size.
