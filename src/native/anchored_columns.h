@@ -5,8 +5,8 @@
 namespace {
 
 // Of float64, see product_with_jacobian.
-template <Function function>
-struct ProductColumns<function, double> {
+template <>
+struct ProductColumns<double> {
     static constexpr ptrdiff_t width = 128;
     static ptrdiff_t at_a_time(ptrdiff_t n) { return std::clamp<ptrdiff_t>((1 << 16) / n / 16 * 16, 64, width); }
 
@@ -154,7 +154,7 @@ struct ProductColumns<function, double> {
             if (away[i]) high[0][i] = anchored[i], low[0][i] = anchored_low[i];
     }
 
-    bool means() {
+    [[gnu::noinline]] bool means() {
         references();
         std::fill_n(sum, count, 0.0), std::fill_n(sum_low, count, 0.0);
         for (ptrdiff_t j = 0; j < n; j += chunk) {
@@ -172,6 +172,7 @@ struct ProductColumns<function, double> {
         return finite != 0;
     }
 
+    template <Function function>
     void products(double* y) const {
         for (ptrdiff_t j = 0; j < n; ++j) {
             const double *p_j = p + j * after, *v_j = v + j * after;
@@ -194,13 +195,13 @@ void narrow_products(const double* p, const double* v, double* y, ptrdiff_t n, p
         const double *ps = p + first * n, *vs = v + first * n;
         for (ptrdiff_t r = 0; r < some; ++r)
             for (ptrdiff_t j = 0; j < n; ++j) p_j[j * width + r] = ps[r * n + j], v_j[j * width + r] = vs[r * n + j];
-        ProductColumns<function, double> columns(p_j, v_j, n, width, some);
+        ProductColumns<double> columns(p_j, v_j, n, width, some);
         if (!columns.means()) {
             for (ptrdiff_t r = 0; r < some; ++r)
                 product_with_jacobian<function, double>(ps + r * n, vs + r * n, y + (first + r) * n, n, 1, nullptr);
             continue;
         }
-        columns.products(y_j);
+        columns.products<function>(y_j);
         for (ptrdiff_t r = 0; r < some; ++r)
             for (ptrdiff_t j = 0; j < n; ++j) y[(first + r) * n + j] = y_j[j * width + r];
     }

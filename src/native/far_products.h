@@ -54,7 +54,7 @@ struct FarRows {
     }
 };
 
-template <Function function, class T>
+template <class T>
 struct FarProducts : FarRows<T> {
     static constexpr bool is_double = sizeof(T) == 8;
     using Work = typename FarRows<T>::Work;
@@ -86,7 +86,7 @@ struct FarProducts : FarRows<T> {
     }
 
     // False where the mean of a column is not finite.
-    bool means() {
+    [[gnu::noinline]] bool means() {
         Part all[few_columns] = {};
         references();
         this->template add_up<Part>(
@@ -107,6 +107,7 @@ struct FarProducts : FarRows<T> {
         return finite;
     }
 
+    template <Function function>
     void products(T* y, ptrdiff_t y_stride) const {
         this->put_products(y, y_stride, [this](ptrdiff_t c, ptrdiff_t, const Work* p, const Work* v, Work* part, ptrdiff_t some) {
             if constexpr (is_double) {
@@ -129,7 +130,7 @@ struct LogFarProducts : FarRows<T> {
     Work sum[few_columns] = {}, sum_low[few_columns] = {}, of_peak[few_columns] = {};
 
     // False where one has more than one peak.
-    bool means() {
+    [[gnu::noinline]] bool means() {
         this->template add_up<Others>([](ptrdiff_t, const Work* p, const Work* v, ptrdiff_t length) { return others(p, v, length); },
                                       [this](ptrdiff_t c, const Others& part, ptrdiff_t from) { all[c].add(part, from); });
         for (ptrdiff_t c = 0; c < this->count; ++c) {
@@ -141,6 +142,7 @@ struct LogFarProducts : FarRows<T> {
         return true;
     }
 
+    template <Function>
     void products(T* y, ptrdiff_t y_stride) const {
         this->put_products(y, y_stride, [this](ptrdiff_t c, ptrdiff_t from, const Work* p, const Work* v, Work* part, ptrdiff_t some) {
             less_share_chunk(p, v, part, some, sum[c], sum_low[c]);

@@ -91,6 +91,7 @@ struct LogProductColumns {
 
     bool means() { return count >= strip ? means(std::integral_constant<ptrdiff_t, strip>()) : means(count); }
 
+    template <Function>
     void products(T* y) {
         const Work *of_v = sum, *rest = sum_low, *peaks = of_peak;
         each_element<strip>(p, v, y, n, after, count, [=](Work p_i, Work v_i, ptrdiff_t i) __attribute__((always_inline)) {

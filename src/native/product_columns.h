@@ -147,7 +147,7 @@ template <ptrdiff_t strip, class T, class Function>
 }
 
 // Computed as float32: see fast_row. The sums of a strip of columns at a time.
-template <Function function, class T>
+template <class T>
 struct ProductColumns {
     static constexpr ptrdiff_t width = 256, strip = 16;
     static ptrdiff_t at_a_time(ptrdiff_t) { return width; }
@@ -233,7 +233,7 @@ struct ProductColumns {
     }
 
     // False where the mean of a column is not finite.
-    bool means() {
+    [[gnu::noinline]] bool means() {
         references();
         if (count >= strip) add_all(std::integral_constant<ptrdiff_t, strip>());
         else add_all(count);
@@ -253,14 +253,17 @@ struct ProductColumns {
         return finite != 0;
     }
 
-    template <class Work>
+    template <Function function, class Work>
     void products(T* y, const Work* less, const Work* and_less) {
         each_element<strip>(p, v, y, n, after, count, [=](float p_i, float v_i, ptrdiff_t i) __attribute__((always_inline)) {
             return product_of<function>(p_i, v_i - less[i], and_less[i]);
         });
     }
 
-    void products(T* y) { n <= few ? products(y, v_r, mean) : products(y, c, rest); }
+    template <Function function>
+    void products(T* y) {
+        n <= few ? products<function>(y, v_r, mean) : products<function>(y, c, rest);
+    }
 };
 
 }  // namespace

@@ -96,12 +96,12 @@ void gathered_part(Rows r, ptrdiff_t first, ptrdiff_t count) {
 // Columns, some at a time: side by side, or, where they are not finite, gathered.
 template <Function function, class T>
 bool product_columns(const Rows& r) {
-    using Columns = std::conditional_t<function == LOG_SOFTMAX_VJP, LogProductColumns<T>, ProductColumns<function, T>>;
+    using Columns = std::conditional_t<function == LOG_SOFTMAX_VJP, LogProductColumns<T>, ProductColumns<T>>;
     each_tile(r, Columns::at_a_time(r.n), [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
         Columns columns(from(r.x), from(r.v), r.n, r.after, some);
         if (columns.means()) {
-            columns.products(static_cast<T*>(r.y) + offset);
+            columns.template products<function>(static_cast<T*>(r.y) + offset);
         } else {
             gathered_part<function, T>(r, first, some);
         }
@@ -130,11 +130,11 @@ bool are_far(const Rows& r) {
 // Such rows; those whose mean is not finite are gathered whole.
 template <Function function, class T>
 bool far_products(const Rows& r) {
-    using Far = std::conditional_t<function == LOG_SOFTMAX_VJP, LogFarProducts<T>, FarProducts<function, T>>;
+    using Far = std::conditional_t<function == LOG_SOFTMAX_VJP, LogFarProducts<T>, FarProducts<T>>;
     each_tile(r, r.after > 1 ? few_columns : 1, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](int k, const void* a) { return row_of<T>(r, k, a, first, offset); };
         Far rows{{from(0, r.x), from(1, r.v), r.n, some, r.threads}};
-        if (rows.means()) return rows.products(static_cast<T*>(r.y) + offset, r.after);
+        if (rows.means()) return rows.template products<function>(static_cast<T*>(r.y) + offset, r.after);
         gathered_part<function, T>(r, first, some);
     });
     return false;
