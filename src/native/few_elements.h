@@ -9,10 +9,11 @@ namespace {
 template <Function function, class T>
 constexpr ptrdiff_t few_elements = sizeof(T) == 8 || function == LOG_SOFTMAX_VJP ? few : 8;
 
-template <Function function, class T, ptrdiff_t n>
+// Of 16-bit floats, or, with such a Result, of what was converted from them.
+template <Function function, class T, ptrdiff_t n, class Result = T>
 struct FewElements {
     using Work = std::conditional_t<sizeof(T) == 8, double, float>;
-    static constexpr ptrdiff_t width = 64;
+    static constexpr ptrdiff_t width = n == 2 && sizeof(T) == 2 ? 128 : 64;
     const Work *p, *v;  // the j-th elements at j * stride
     Work* y;
     ptrdiff_t p_stride, v_stride, y_stride;
@@ -84,20 +85,22 @@ private:
         else return means(from, count);
     }
 
-    // Of two elements one gains what the other loses. False where their weight is not near 1, or the result not finite.
+    // Of two elements one gains what the other loses: without cancellation, so float32 is enough for 16 bits. False where their
+    // weight is not near 1, or the result not finite.
     bool pairs(ptrdiff_t from, ptrdiff_t count) {
+        using Wide = std::conditional_t<sizeof(Result) == 2, float, double>;
         const Work *p_0 = p, *v_0 = v, *p_1 = p + p_stride, *v_1 = v + v_stride;
         Work *y_0 = y, *y_1 = y + y_stride;
         std::make_signed_t<typename Format<Work>::Bits> good = 1;
 #pragma omp simd reduction(& : good)
         for (ptrdiff_t i = from; i < from + count; ++i) {
-            double p = p_0[i], q = p_1[i], v = v_0[i], w = v_1[i], weight = p + q, gain, loss;
+            Wide p = p_0[i], q = p_1[i], v = v_0[i], w = v_1[i], weight = p + q, gain, loss;
             if constexpr (function == LOG_SOFTMAX_VJP) {
                 v = counted(p, v), w = counted(q, w);
-                double less = p * w;
+                Wide less = p * w;
                 gain = loss = fma(q, v, -less) + fma(-p, w, less);
             } else {
-                double d = mean_near_1(v - w, weight);
+                Wide d = mean_near_1(v - w, weight);
                 if constexpr (function == SOFTMAX_VJP) gain = loss = p * (q * d);
                 else gain = counted(p, q * d), loss = counted(q, p * d);
             }

@@ -45,11 +45,17 @@ void softmax_of(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Pai
 template <class T>
 constexpr bool has_tails = sizeof(T) == 8;
 
-// Of any row with maximum m. Where its tails are needed and have no place, the powers are computed twice.
+// Where the powers of a row are kept: y, or nowhere if their tails have no place, and then they are computed twice.
+template <class T>
+T* place_of_powers(T* y, const T* tails) {
+    return tails || !has_tails<T> ? y : nullptr;
+}
+
+// Of any row with maximum m.
 template <class T>
 void softmax_row(const T* x, T* y, T* tails, ptrdiff_t n, T m, Rate<T> rate, int threads) {
     Shift<T> shift(m, rate);
-    T* e = tails || !has_tails<T> ? y : nullptr;
+    T* e = place_of_powers(y, tails);
     Pair sum = sum_of_row<ALL, false, T>(x, e, tails, n, m, shift, rate, threads).sum;
     if (e) scale_row(e, tails, y, n, sum, threads);
     else softmax_of(x, y, n, shift, rate, sum, threads);
@@ -74,7 +80,7 @@ public:
     // Where powers are kept, if they are.
     T* powers(const T* x, T* y, ptrdiff_t n) {
         if (x == y && n <= size) return in_place;
-        return tails || !has_tails<T> ? y : nullptr;
+        return place_of_powers(y, tails);
     }
 
     void sum_up(const T* x, T* e, ptrdiff_t rows, ptrdiff_t n, Rate<T> rate, int threads) {

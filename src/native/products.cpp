@@ -57,6 +57,18 @@ bool contiguous_products(const Rows& r) {
     return false;
 }
 
+// Of rows of two 16-bit floats, converted, the products of pairs; false of others.
+template <Function function, class T>
+bool converted_pairs(const Rows& r) {
+    if constexpr (is_product<function> && sizeof(T) == 2)
+        if (r.n == 2) {
+            auto of = [](const void* a) { return static_cast<const float*>(a); };
+            FewElements<function, float, 2, T>()(of(r.x), of(r.v), static_cast<float*>(r.y), 1, r.count);
+            return true;
+        }
+    return false;
+}
+
 // Of columns, of strided rows, or of 16-bit floats: some at a time, in scratch.
 template <Function function, class T>
 bool gathered_products(const Rows& r) {
@@ -80,7 +92,7 @@ bool gathered_products(const Rows& r) {
         part.v = gathered(2, r.v);
         if constexpr (vectors(function) == 2) part.u = gathered(3, r.u);
         part.threads = r.threads;
-        contiguous_products<function, Work>(part);
+        if (!converted_pairs<function, T>(part)) contiguous_products<function, Work>(part);
         if (r.after > 1) scatter(result, y, r.after, n, some);
         else if constexpr (sizeof(T) == 2) convert(result, y, some * n);
     });

@@ -142,10 +142,14 @@ struct Weighted {
 };
 
 // sum / weight, without a division where the weight is near 1: 1 / (1 - e) = (1 + e) (1 + e^2) (1 + e^4) up to e^8.
-[[gnu::always_inline]] inline bool is_near_1(double weight) { return std::fabs(1 - weight) < 0x1p-6; }
-[[gnu::always_inline]] inline double mean_near_1(double sum, double weight) {
-    double e = 1 - weight, square = e * e;
-    return sum * (1 + e) * (fma(square, square, 1.0) * (1 + square));
+template <class Wide>
+[[gnu::always_inline]] inline bool is_near_1(Wide weight) {
+    return std::fabs(1 - weight) < Wide(0x1p-6);
+}
+template <class Wide>
+[[gnu::always_inline]] inline Wide mean_near_1(Wide sum, Wide weight) {
+    Wide e = 1 - weight, square = e * e;
+    return sum * (1 + e) * (fma(square, square, Wide(1)) * (1 + square));
 }
 inline double mean_of(Weighted all) { return is_near_1(all.weight) ? mean_near_1(all.sum, all.weight) : all.sum / all.weight; }
 
