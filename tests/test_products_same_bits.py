@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, cast, every_float, rows
+from helpers import LIMITS, assert_same_bits, cast, every_float, rows
+from reference import SHORT, from_wide, ulp_error
 
 import fastsoftmax as fsm
 
@@ -90,6 +91,29 @@ def test_products_of_two_beside_rows_of_their_own_way(
     assert_same_bits(product(*(a.copy() for a in blocks[:2]), 1), blocks[2])
     assert_same_bits(product(*blocks[:2], 1), blocks[2])
     assert_same_bits(product(p, v, out=v), alone)
+
+
+@pytest.mark.parametrize("dtype", SHORT, ids=str)
+@every_product
+def test_products_of_pairs_of_16_bits(
+    product: Any, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    """In float32, wherever they are: enough for the last bit, but not for differences too large."""
+    p = fsm.softmax(cast(2 * rng.standard_normal((1 << 17, 2)), dtype))
+    v = cast(rng.standard_normal(p.shape) * 10.0 ** rng.integers(-2, 3, p.shape), dtype)
+    v[:50] = cast([1e39, -1e39], dtype)  # the largest
+    got = product(p, v)
+    assert_same_bits(product(np.repeat(p, 2, axis=1)[:, ::2], v), got)
+    assert_same_bits(product(p.T.copy(), v.T.copy(), axis=0), got.T)
+    middle = [a.reshape(-1, 16, 2).swapaxes(1, 2).copy() for a in (p, v, got)]
+    assert_same_bits(product(*middle[:2], axis=1), middle[2])
+    p_0, p_1, v_0, v_1 = np.concatenate([p, v], axis=1).astype(float).T
+    if product is fsm.log_softmax_vjp:
+        expected = p_1 * v_0 - p_0 * v_1
+    else:
+        expected = p_1 * (v_0 - v_1) / (p_0 + p_1) * (p_0 if product is fsm.softmax_vjp else 1)
+    errors = ulp_error(got[:, 0], from_wide(expected.astype(np.longdouble)), dtype)
+    assert errors.max() <= LIMITS[dtype]
 
 
 @every_product
