@@ -154,6 +154,7 @@ struct ProductColumns<double> {
             if (away[i]) high[0][i] = anchored[i], low[0][i] = anchored_low[i];
     }
 
+    // False where the mean of a column is not finite.
     [[gnu::noinline]] bool means() {
         references();
         std::fill_n(sum, count, 0.0), std::fill_n(sum_low, count, 0.0);

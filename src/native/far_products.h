@@ -85,7 +85,7 @@ struct FarProducts : FarRows<T> {
         }
     }
 
-    // False where the mean of a column is not finite.
+    // False where the mean of a column is not finite. (Not inlined: the same for two functions.)
     [[gnu::noinline]] bool means() {
         Part all[few_columns] = {};
         references();
@@ -130,7 +130,7 @@ struct LogFarProducts : FarRows<T> {
     Work sum[few_columns] = {}, sum_low[few_columns] = {}, of_peak[few_columns] = {};
 
     // False where one has more than one peak.
-    [[gnu::noinline]] bool means() {
+    bool means() {
         this->template add_up<Others>([](ptrdiff_t, const Work* p, const Work* v, ptrdiff_t length) { return others(p, v, length); },
                                       [this](ptrdiff_t c, const Others& part, ptrdiff_t from) { all[c].add(part, from); });
         for (ptrdiff_t c = 0; c < this->count; ++c) {

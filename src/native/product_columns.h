@@ -232,7 +232,7 @@ struct ProductColumns {
         return finite;
     }
 
-    // False where the mean of a column is not finite.
+    // False where the mean of a column is not finite. (Not inlined: the same for two functions.)
     [[gnu::noinline]] bool means() {
         references();
         if (count >= strip) add_all(std::integral_constant<ptrdiff_t, strip>());
