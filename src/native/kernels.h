@@ -92,11 +92,12 @@ struct Rows {
 // columns are neighbours.
 template <class Visit>
 void each_tile(const Rows& r, ptrdiff_t most, Visit visit) {
+    ptrdiff_t column = r.first % r.after;
     for (ptrdiff_t first = r.first, count; first < r.first + r.count; first += count) {
-        ptrdiff_t column = first % r.after;
         count = std::min(most, r.first + r.count - first);
         if (r.after > 1) count = std::min(count, r.after - column);
         visit(first, count, (first - column) * r.n + column);
+        column = column + count < r.after ? column + count : 0;
     }
 }
 
