@@ -7,18 +7,63 @@ namespace {
 template <class T>
 constexpr ptrdiff_t most_few_logs = sizeof(T) == 8 ? 15 : 10;
 
+// log1p(f) / f by its value in Chebyshev's points: from 0 to 1, of double up to 2^-35 and of float up to 2^-22; and from
+// sqrt(1/2) - 1 to sqrt(2) - 1, up to 2^-22.
+template <class Work>
+constexpr double log1p_to_1[] = {0.9999999999785376,   -0.499999992726098,    0.3333329204467681,  -0.24999068541803812, 0.19988934638908445,
+                                 -0.16587094998578766, 0.13909859913312295,   -0.11270121772120155, 0.08212817261992637,
+                                 -0.049102420489767325, 0.02162277662889297,  -0.0060543815118333415, 0.0007950132275741071};
+template <>
+constexpr double log1p_to_1<float>[] = {0.9999997807585047,  -0.49997174523008664, 0.33271928383426896, -0.2447477417864444,
+                                        0.17687476700792984, -0.10685002864172655, 0.04349389981772559, -0.008371152549972984};
+constexpr double log1p_near_0[] = {0.9999999681180599,  -0.5000037505628973,  0.333346060234523,   -0.2496890695895267,
+                                   0.19913347882373827, -0.17278206066426674, 0.16126247905987104, -0.09895350736906514};
+
+template <const auto& q, size_t k = 0, class Work>
+[[gnu::always_inline]] inline Work polynomial(Work f) {
+    if constexpr (k + 1 == std::size(q)) return static_cast<Work>(q[k]);
+    else return fma(f, polynomial<q, k + 1>(f), static_cast<Work>(q[k]));
+}
+
+// log(1 + rest), rest >= 0, up to 2^-21: where 1 + rest is 2^k (1 + f), it is k log(2) + log1p(f).
+[[gnu::always_inline]] inline float log1p_of(float rest) {
+    constexpr uint32_t sqrt_half = 0x3f3504f3, one = 0x3f800000;
+    uint32_t k = (std::bit_cast<uint32_t>(1 + rest) - sqrt_half) >> 23;
+    float down = std::bit_cast<float>(one - (k << 23)), f = fma(rest, down, down - 1);
+    return fma(static_cast<float>(static_cast<int32_t>(k)), static_cast<float>(log2_high), f * polynomial<log1p_near_0>(f));
+}
+
 // So many are computed for `count` columns: whole vectors, since loops over a few elements more are slow.
 inline ptrdiff_t whole_vectors(ptrdiff_t count) { return (count + lanes - 1) / lanes * lanes; }
 
-// Of columns, `x_stride` and `y_stride` apart; y may be x. Powers are doubles.
-template <Function function, class T, ptrdiff_t n>
+// Of columns, `x_stride` and `y_stride` apart; y may be x. Powers are doubles, but for log_softmax of 16-bit floats, where nothing
+// cancels.
+template <Function function, class T, ptrdiff_t n, class Result>
 struct FewLogs {
     static constexpr bool wider = sizeof(T) < sizeof(double);  // than the result: no tails are needed
+    static constexpr bool is_half = sizeof(Result) == 2 && function == LOG_SOFTMAX;
+    using Work = std::conditional_t<is_half, float, double>;
 
     const T* x;
     ptrdiff_t x_stride;
-    Rate<double> rate;
-    Inverse<double> inverse;
+    Rate<Work> rate;
+    Inverse<Work> inverse;
+
+    FewLogs(const T* x, ptrdiff_t x_stride, double temperature) : x(x), x_stride(x_stride), rate(temperature), inverse(temperature) {}
+
+    // False, and nothing written, where the largest of a column is not finite, or the first NaN.
+    bool operator()(T* y, ptrdiff_t y_stride, ptrdiff_t count) const {
+        constexpr bool are_near = is_half || (n == 2 && wider);
+        if constexpr (!are_near)
+            if (are_tame(count)) return put<true>(y, y_stride, count), true;
+        if (!are_finite(count)) return false;
+        if constexpr (n == 2 && wider) put_pairs(y, y_stride, count);
+        else if constexpr (is_half) put_halves(y, y_stride, count);
+        else put<false>(y, y_stride, count);
+        return true;
+    }
+
+private:
 
     bool are_tame(ptrdiff_t count) const {
         Magnitude<T> far = 0;
@@ -38,6 +83,55 @@ struct FewLogs {
             all &= m - m == 0 ? 1 : 0;
         }
         return all != 0;
+    }
+
+    // exp(d / T), of an element and the largest one: from 2^-164 on.
+    [[gnu::always_inline]] static inline Work power_below(Work d, Rate<Work> r) {
+        constexpr Work up = is_half ? 0x1p40 : 1, window = static_cast<Work>(Format<float>::window / Format<Work>::window);
+        Work least = -r.window * window;
+        return power<Result>(d < least ? least : d, std::bit_cast<typename Format<Work>::Bits>(up), r.high, r.low).value * (1 / up);
+    }
+
+    void put_pairs(T* y, ptrdiff_t y_stride, ptrdiff_t count) const {
+        const T *x_0 = x, *x_1 = x + x_stride;
+        T *y_0 = y, *y_1 = y + y_stride;
+        const Rate<Work> r = rate;
+        const Inverse<Work> inv = inverse;
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            Work a = x_0[i], b = x_1[i], more = a > b ? a : b, less = a > b ? b : a;
+            Work e = power_below(less - more, r), log = e * polynomial<log1p_to_1<Work>>(e);
+            if constexpr (function == LOGSUMEXP) {
+                y_0[i] = static_cast<T>(more + log);
+            } else {
+                T of_more = static_cast<T>(-log), of_less = static_cast<T>(log_probability<T, Work>(less, more, inv, log));
+                y_0[i] = a < b ? of_less : of_more;
+                y_1[i] = a < b ? of_more : of_less;
+            }
+        }
+    }
+
+    void put_halves(T* y, ptrdiff_t y_stride, ptrdiff_t count) const {
+        const T* xs = x;
+        const ptrdiff_t next = x_stride;
+        const Rate<Work> r = rate;
+        const Inverse<Work> inv = inverse;
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            T m = xs[i], others = 0, equal = -1, results[n];
+#pragma GCC unroll 16
+            for (ptrdiff_t j = 1; j < n; ++j) m = xs[j * next + i] > m ? xs[j * next + i] : m;
+#pragma GCC unroll 16
+            for (ptrdiff_t j = 0; j < n; ++j) {
+                T d = xs[j * next + i] - m, e = power_below(d, r);
+                others += d == 0 ? 0 : e, equal += d == 0 ? 1 : 0;
+            }
+            T log = log1p_of(others + equal);
+#pragma GCC unroll 16
+            for (ptrdiff_t j = 0; j < n; ++j) results[j] = log_probability<T, T>(xs[j * next + i], m, inv, log);
+#pragma GCC unroll 16
+            for (ptrdiff_t j = 0; j < n; ++j) y[j * y_stride + i] = results[j];
+        }
     }
 
     // The others are summed up as they are compared: each element is the largest so far, or its power is added, and when a larger
@@ -99,33 +193,43 @@ struct FewLogs {
 template <Function function, class T>
 constexpr bool is_few(ptrdiff_t n) { return function != SOFTMAX && n >= 2 && n <= most_few_logs<T>; }
 
-// Of columns of n elements, see is_few; false, and nothing written, where the largest of one is not finite, or the first NaN.
-template <Function function, class T, ptrdiff_t longest = most_few_logs<T>>
+// Of columns of n elements, see is_few; T may be wider than the Result.
+template <Function function, class T, class Result = T, ptrdiff_t longest = most_few_logs<T>>
 bool few_logs(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdiff_t count, double temperature) {
-    if (n < longest) {
-        if constexpr (longest > 2) return few_logs<function, T, longest - 1>(x, y, n, x_stride, y_stride, count, temperature);
-        return false;
-    }
-    FewLogs<function, T, longest> logs{x, x_stride, Rate<double>(temperature), Inverse<double>(temperature)};
-    if (logs.are_tame(count)) return logs.template put<true>(y, y_stride, count), true;
-    if (!logs.are_finite(count)) return false;
-    return logs.template put<false>(y, y_stride, count), true;
+    if (n == longest) return FewLogs<function, T, longest, Result>(x, x_stride, temperature)(y, y_stride, count);
+    if constexpr (longest > 2) return few_logs<function, T, Result, longest - 1>(x, y, n, x_stride, y_stride, count, temperature);
+    return false;
+}
+
+// visit(n), of a constant where that is faster.
+template <class T, ptrdiff_t longest = sizeof(T) == 8 ? 2 : most_few_logs<T>, class Visit>
+void visit_few(ptrdiff_t n, Visit visit) {
+    if (n == longest) return visit(std::integral_constant<ptrdiff_t, longest>());
+    if constexpr (longest > 2) visit_few<T, longest - 1>(n, visit);
+    else visit(n);
 }
 
 // Of up to few_logs_width rows, laid side by side.
 constexpr ptrdiff_t few_logs_width = 128;
-template <Function function, class T>
+template <Function function, class T, class Result = T>
 bool few_logs_of_rows(const T* x, T* y, ptrdiff_t n, ptrdiff_t count, double temperature) {
     constexpr ptrdiff_t width = few_logs_width;
-    if (count == 1) return few_logs<function>(x, y, n, 1, 1, 1, temperature);
+    if (count == 1) return few_logs<function, T, Result>(x, y, n, 1, 1, 1, temperature);
     alignas(64) T columns[most_few_logs<T> * width], results[most_few_logs<T> * width];
-    ptrdiff_t whole = whole_vectors(count), n_results = function == LOGSUMEXP ? 1 : n;
-    for (ptrdiff_t r = 0; r < count; ++r)
-        for (ptrdiff_t j = 0; j < n; ++j) columns[j * width + r] = x[r * n + j];
+    ptrdiff_t whole = whole_vectors(count);
+    visit_few<T>(n, [=, &columns](auto n) {
+#pragma omp simd
+        for (ptrdiff_t r = 0; r < count; ++r)
+            for (ptrdiff_t j = 0; j < n; ++j) columns[j * width + r] = x[r * n + j];
+    });
     for (ptrdiff_t j = 0; j < n; ++j) std::fill(columns + j * width + count, columns + j * width + whole, T(0));
-    if (!few_logs<function>(columns, results, n, width, width, whole, temperature)) return false;
-    for (ptrdiff_t r = 0; r < count; ++r)
-        for (ptrdiff_t j = 0; j < n_results; ++j) y[r * n_results + j] = results[j * width + r];
+    if (!few_logs<function, T, Result>(columns, results, n, width, width, whole, temperature)) return false;
+    if (function == LOGSUMEXP) return std::copy_n(results, count, y), true;
+    visit_few<T>(n, [=, &results](auto n) {
+#pragma omp simd
+        for (ptrdiff_t r = 0; r < count; ++r)
+            for (ptrdiff_t j = 0; j < n; ++j) y[r * n + j] = results[j * width + r];
+    });
     return true;
 }
 

@@ -62,13 +62,14 @@ struct Call {
         else long_logs(count);
     }
 
+    template <class Result = T>
     void few_rows(ptrdiff_t count) {
         for (ptrdiff_t left = count, some; left > 0; left -= some) {
             some = std::min(left, stride ? 1 : few_logs_width);
-            if (few_logs_of_rows<function>(x, y, n, some, *temperature)) advance(some);
+            if (few_logs_of_rows<function, T, Result>(x, y, n, some, *temperature)) advance(some);
             else
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1))
-                    if (!few_logs<function>(x, y, n, 1, 1, 1, *temperature))
+                    if (!few_logs<function, T, Result>(x, y, n, 1, 1, 1, *temperature))
                         invalid |= row_without_maximum<function>(x, y, n, maximum(x, n));
         }
     }
@@ -211,6 +212,7 @@ bool short_half_rows(const Rows& r) {
         Rows rows{x, y, some, r.n, r.temperature + i * r.temperature_stride, r.temperature_stride};
         Call<function, float> call(rows);
         if constexpr (function == SOFTMAX) call.template short_rows<true, float, Half>(some);
+        else if (is_few<function, float>(r.n)) call.template few_rows<Half>(some);
         else call.rows(some);
         invalid |= call.invalid;
         narrow(y, static_cast<Half*>(r.y) + i * n, some * n);
