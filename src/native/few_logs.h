@@ -4,8 +4,9 @@
 
 namespace {
 
-template <class T>
-constexpr ptrdiff_t most_few_logs = sizeof(T) == 8 ? 15 : 10;
+// Longer ones are not computed here.
+template <Function function, class T, class Result = T>
+constexpr ptrdiff_t most_few_logs = sizeof(T) == 8 ? 15 : sizeof(Result) == 2 && function == LOG_SOFTMAX ? 31 : 10;
 
 // log1p(f) / f by its value in Chebyshev's points: from 0 to 1, of double up to 2^-35 and of float up to 2^-22; and from
 // sqrt(1/2) - 1 to sqrt(2) - 1, up to 2^-22.
@@ -33,11 +34,19 @@ template <const auto& q, size_t k = 0, class Work>
     return fma(static_cast<float>(static_cast<int32_t>(k)), static_cast<float>(log2_high), f * polynomial<log1p_near_0>(f));
 }
 
+// exp(d / T), of an element and the largest one: from 2^-164 on.
+template <class Result, class Work>
+[[gnu::always_inline]] inline Work power_below(Work d, Rate<Work> r) {
+    constexpr Work up = sizeof(Work) == 4 ? 0x1p40 : 1, window = static_cast<Work>(Format<float>::window / Format<Work>::window);
+    Work least = -r.window * window;
+    return power<Result>(d < least ? least : d, std::bit_cast<typename Format<Work>::Bits>(up), r.high, r.low).value * (1 / up);
+}
+
 // So many are computed for `count` columns: whole vectors, since loops over a few elements more are slow.
 inline ptrdiff_t whole_vectors(ptrdiff_t count) { return (count + lanes - 1) / lanes * lanes; }
 
-// Of columns, `x_stride` and `y_stride` apart; y may be x. Powers are doubles, but for log_softmax of 16-bit floats, where nothing
-// cancels.
+// Of columns, `x_stride` and `y_stride` apart; y may be x. Powers are doubles, but for log_softmax of pairs of 16-bit floats, where
+// nothing cancels.
 template <Function function, class T, ptrdiff_t n, class Result>
 struct FewLogs {
     static constexpr bool wider = sizeof(T) < sizeof(double);  // than the result: no tails are needed
@@ -53,18 +62,16 @@ struct FewLogs {
 
     // False, and nothing written, where the largest of a column is not finite, or the first NaN.
     bool operator()(T* y, ptrdiff_t y_stride, ptrdiff_t count) const {
-        constexpr bool are_near = is_half || (n == 2 && wider);
-        if constexpr (!are_near)
+        constexpr bool are_pairs = n == 2 && wider;
+        if constexpr (!are_pairs)
             if (are_tame(count)) return put<true>(y, y_stride, count), true;
         if (!are_finite(count)) return false;
-        if constexpr (n == 2 && wider) put_pairs(y, y_stride, count);
-        else if constexpr (is_half) put_halves(y, y_stride, count);
+        if constexpr (are_pairs) put_pairs(y, y_stride, count);
         else put<false>(y, y_stride, count);
         return true;
     }
 
 private:
-
     bool are_tame(ptrdiff_t count) const {
         Magnitude<T> far = 0;
         for (ptrdiff_t j = 0; j < n; ++j) far = std::max(far, farthest(x + j * x_stride, count));
@@ -85,13 +92,6 @@ private:
         return all != 0;
     }
 
-    // exp(d / T), of an element and the largest one: from 2^-164 on.
-    [[gnu::always_inline]] static inline Work power_below(Work d, Rate<Work> r) {
-        constexpr Work up = is_half ? 0x1p40 : 1, window = static_cast<Work>(Format<float>::window / Format<Work>::window);
-        Work least = -r.window * window;
-        return power<Result>(d < least ? least : d, std::bit_cast<typename Format<Work>::Bits>(up), r.high, r.low).value * (1 / up);
-    }
-
     void put_pairs(T* y, ptrdiff_t y_stride, ptrdiff_t count) const {
         const T *x_0 = x, *x_1 = x + x_stride;
         T *y_0 = y, *y_1 = y + y_stride;
@@ -100,7 +100,7 @@ private:
 #pragma omp simd
         for (ptrdiff_t i = 0; i < count; ++i) {
             Work a = x_0[i], b = x_1[i], more = a > b ? a : b, less = a > b ? b : a;
-            Work e = power_below(less - more, r), log = e * polynomial<log1p_to_1<Work>>(e);
+            Work e = power_below<Result>(less - more, r), log = e * polynomial<log1p_to_1<Work>>(e);
             if constexpr (function == LOGSUMEXP) {
                 y_0[i] = static_cast<T>(more + log);
             } else {
@@ -108,29 +108,6 @@ private:
                 y_0[i] = a < b ? of_less : of_more;
                 y_1[i] = a < b ? of_more : of_less;
             }
-        }
-    }
-
-    void put_halves(T* y, ptrdiff_t y_stride, ptrdiff_t count) const {
-        const T* xs = x;
-        const ptrdiff_t next = x_stride;
-        const Rate<Work> r = rate;
-        const Inverse<Work> inv = inverse;
-#pragma omp simd
-        for (ptrdiff_t i = 0; i < count; ++i) {
-            T m = xs[i], others = 0, equal = -1, results[n];
-#pragma GCC unroll 16
-            for (ptrdiff_t j = 1; j < n; ++j) m = xs[j * next + i] > m ? xs[j * next + i] : m;
-#pragma GCC unroll 16
-            for (ptrdiff_t j = 0; j < n; ++j) {
-                T d = xs[j * next + i] - m, e = power_below(d, r);
-                others += d == 0 ? 0 : e, equal += d == 0 ? 1 : 0;
-            }
-            T log = log1p_of(others + equal);
-#pragma GCC unroll 16
-            for (ptrdiff_t j = 0; j < n; ++j) results[j] = log_probability<T, T>(xs[j * next + i], m, inv, log);
-#pragma GCC unroll 16
-            for (ptrdiff_t j = 0; j < n; ++j) y[j * y_stride + i] = results[j];
         }
     }
 
@@ -190,32 +167,76 @@ private:
     }
 };
 
-template <Function function, class T>
-constexpr bool is_few(ptrdiff_t n) { return function != SOFTMAX && n >= 2 && n <= most_few_logs<T>; }
+template <Function function, class T, class Result = T>
+constexpr bool is_few(ptrdiff_t n) { return function != SOFTMAX && n >= 2 && n <= most_few_logs<function, T, Result>; }
 
-// Of columns of n elements, see is_few; T may be wider than the Result.
-template <Function function, class T, class Result = T, ptrdiff_t longest = most_few_logs<T>>
-bool few_logs(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdiff_t count, double temperature) {
-    if (n == longest) return FewLogs<function, T, longest, Result>(x, x_stride, temperature)(y, y_stride, count);
-    if constexpr (longest > 2) return few_logs<function, T, Result, longest - 1>(x, y, n, x_stride, y_stride, count, temperature);
-    return false;
+// log_softmax of columns of n elements, 16-bit floats that became float32: whole vectors. False where the largest of one is not
+// finite, or the first NaN.
+template <class Half, class Number>
+bool half_logs(const float* x, float* y, Number n, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdiff_t count, double temperature) {
+    const Rate<float> rate(temperature);
+    const Inverse<float> inverse(temperature);
+    for (ptrdiff_t c = 0; c < count; c += lanes) {
+        float m[lanes], others[lanes], equal[lanes], log[lanes];
+        int32_t are_finite = 1;
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) m[l] = x[c + l], others[l] = 0, equal[l] = -1;
+        for (ptrdiff_t j = 1; j < n; ++j) {
+            const float* row = x + j * x_stride + c;
+#pragma omp simd
+            for (ptrdiff_t l = 0; l < lanes; ++l) m[l] = row[l] > m[l] ? row[l] : m[l];
+        }
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            const float* row = x + j * x_stride + c;
+#pragma omp simd
+            for (ptrdiff_t l = 0; l < lanes; ++l) {
+                float d = row[l] - m[l], e = power_below<Half>(d, rate);
+                others[l] += d == 0 ? 0 : e, equal[l] += d == 0 ? 1 : 0;
+            }
+        }
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < lanes; ++l) log[l] = log1p_of(others[l] + equal[l]);
+#pragma omp simd reduction(& : are_finite)
+        for (ptrdiff_t l = 0; l < lanes; ++l) are_finite &= m[l] - m[l] == 0 ? 1 : 0;
+        if (!are_finite) return false;
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            const float* row = x + j * x_stride + c;
+            float* to = y + j * y_stride + c;
+#pragma omp simd
+            for (ptrdiff_t l = 0; l < lanes; ++l) to[l] = log_probability<float, float>(row[l], m[l], inverse, log[l]);
+        }
+    }
+    return true;
 }
 
 // visit(n), of a constant where that is faster.
-template <class T, ptrdiff_t longest = sizeof(T) == 8 ? 2 : most_few_logs<T>, class Visit>
-void visit_few(ptrdiff_t n, Visit visit) {
-    if (n == longest) return visit(std::integral_constant<ptrdiff_t, longest>());
-    if constexpr (longest > 2) visit_few<T, longest - 1>(n, visit);
-    else visit(n);
+template <class T, ptrdiff_t known = sizeof(T) == 8 ? 2 : 10, class Visit>
+auto visit_few(ptrdiff_t n, Visit visit) {
+    if (n == known) return visit(std::integral_constant<ptrdiff_t, known>());
+    if constexpr (known > 2) return visit_few<T, known - 1>(n, visit);
+    else return visit(n);
+}
+
+// Of columns of n elements, see is_few; T may be wider than the Result, and then they are whole vectors.
+template <Function function, class T, class Result = T, ptrdiff_t longest = most_few_logs<function, T, Result>>
+bool few_logs(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdiff_t count, double temperature) {
+    if constexpr (longest > 15) {
+        if (n == 2) return few_logs<function, T, Result, 2>(x, y, n, x_stride, y_stride, count, temperature);
+        return visit_few<T>(n, [=](auto n) { return half_logs<Result>(x, y, n, x_stride, y_stride, count, temperature); });
+    } else {
+        if (n == longest) return FewLogs<function, T, longest, Result>(x, x_stride, temperature)(y, y_stride, count);
+        if constexpr (longest > 2) return few_logs<function, T, Result, longest - 1>(x, y, n, x_stride, y_stride, count, temperature);
+        return false;
+    }
 }
 
 // Of up to few_logs_width rows, laid side by side.
 constexpr ptrdiff_t few_logs_width = 128;
 template <Function function, class T, class Result = T>
 bool few_logs_of_rows(const T* x, T* y, ptrdiff_t n, ptrdiff_t count, double temperature) {
-    constexpr ptrdiff_t width = few_logs_width;
-    if (count == 1) return few_logs<function, T, Result>(x, y, n, 1, 1, 1, temperature);
-    alignas(64) T columns[most_few_logs<T> * width], results[most_few_logs<T> * width];
+    constexpr ptrdiff_t width = few_logs_width, longest = most_few_logs<function, T, Result>;
+    if (count == 1 && sizeof(T) == sizeof(Result)) return few_logs<function, T, Result>(x, y, n, 1, 1, 1, temperature);
+    alignas(64) T columns[longest * width], results[longest * width];
     ptrdiff_t whole = whole_vectors(count);
     visit_few<T>(n, [=, &columns](auto n) {
 #pragma omp simd

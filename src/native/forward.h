@@ -69,7 +69,7 @@ struct Call {
             if (few_logs_of_rows<function, T, Result>(x, y, n, some, *temperature)) advance(some);
             else
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1))
-                    if (!few_logs<function, T, Result>(x, y, n, 1, 1, 1, *temperature))
+                    if (!few_logs_of_rows<function, T, Result>(x, y, n, 1, *temperature))
                         invalid |= row_without_maximum<function>(x, y, n, maximum(x, n));
         }
     }
@@ -212,7 +212,7 @@ bool short_half_rows(const Rows& r) {
         Rows rows{x, y, some, r.n, r.temperature + i * r.temperature_stride, r.temperature_stride};
         Call<function, float> call(rows);
         if constexpr (function == SOFTMAX) call.template short_rows<true, float, Half>(some);
-        else if (is_few<function, float>(r.n)) call.template few_rows<Half>(some);
+        else if (is_few<function, float, Half>(r.n)) call.template few_rows<Half>(some);
         else call.rows(some);
         invalid |= call.invalid;
         narrow(y, static_cast<Half*>(r.y) + i * n, some * n);
