@@ -124,13 +124,13 @@ private:
 #pragma omp simd reduction(& : good)
         for (ptrdiff_t i = from; i < from + count; ++i) {
             double v_high[parts] = {}, v_low[parts] = {}, p_high[parts] = {}, p_low[parts] = {};
-            Work v_k = 0;
+            Work p_k = 0, v_k = 0;
             Peaks<Work> peaks = 0;
 #pragma GCC unroll 16
             for (ptrdiff_t j = 0; j < n; ++j) {
                 Work p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
                 add_other(v_high[j % parts], v_low[j % parts], p_high[j % parts], p_low[j % parts], peaks, p_j, v_j, Peaks<Work>{0});
-                v_k = p_j > peak<Work> ? v_j : v_k;
+                v_k = p_j > peak<Work> ? v_j : v_k, p_k = p_j > peak<Work> ? p_j : p_k;
             }
             if constexpr (parts > 2) {
                 add_term<T>(v_high[0], v_low[0], v_high[2], v_low[2]);
@@ -144,11 +144,14 @@ private:
             add_term<T>(p_high[0], p_low[0], p_high[1], p_low[1]);
             double others_v = v_high[0] + v_low[0], others_p = p_high[0] + p_low[0], sum = v_high[0], sum_low = v_low[0];
             add_term<T>(sum, sum_low, static_cast<double>(v_k), 0.0);
+            Work of_peak = static_cast<Work>(at_peak(p_k, v_k, others_p, others_v));
 #pragma GCC unroll 16
             for (ptrdiff_t j = 0; j < n; ++j) {
-                double p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
-                double plain = less_share(p_j, v_j, sum, sum_low), of_peak = at_peak(p_j, v_j, others_p, others_v);
-                ys[j * y_next + i] = static_cast<Work>(p_j > peak<Work> ? of_peak : plain);
+                Work p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
+                double share = fma(-static_cast<double>(p_j), sum, static_cast<double>(v_j));
+                if constexpr (sizeof(T) == 8) share -= p_j * sum_low;
+                Work plain = p_j == 0 ? 0 : static_cast<Work>(share);
+                ys[j * y_next + i] = p_j > peak<Work> ? of_peak : plain;
             }
             good &= peaks <= one_peak ? 1 : 0;
         }
