@@ -49,7 +49,7 @@ struct LogProductColumns {
         const T *p_0 = p + part.start * after + c, *v_0 = v + part.start * after + c;
         ptrdiff_t next = after;
         Found peaks = found[s];
-        auto add = [&](ptrdiff_t j, Sums& to) __attribute__((always_inline)) {
+        add_part(part, chunk_sums[s], whole_sums[s], [&](ptrdiff_t j, Sums& to) __attribute__((always_inline)) {
             Work p_own[strip], v_own[strip];
             ahead.fetch(strip);
             const Work *p_j = widened(p_0 + j * next, some, p_own), *v_j = widened(v_0 + j * next, some, v_own);
@@ -59,10 +59,7 @@ struct LogProductColumns {
                 add_other(to.v_high[i], to.v_low[i], to.p_high[i], to.p_low[i], peaks.count[i], p_i, v_i, one_each);
                 peaks.v[i] = p_i > peak<Work> ? v_i : peaks.v[i], peaks.p[i] = p_i > peak<Work> ? p_i : peaks.p[i];
             }
-        };
-        bool are_pairs = sizeof(T) == 8 && part.length >= lanes && part.length < 2 * lanes;  // of others they are no faster
-        if (are_pairs) put_chunk(part, whole_sums[s], sum_of_pairs<Sums>(part.length, add));
-        else add_part(part, chunk_sums[s], whole_sums[s], add);
+        });
         found[s] = peaks;
     }
 
