@@ -147,6 +147,24 @@ def test_every_16_bit_value(dtype: np.dtype, name: str) -> None:
             assert_accurate(name, FUNCTIONS[name](pairs), exact(name, pairs), dtype)
 
 
+@pytest.mark.parametrize("name", ["log_softmax", "logsumexp"])
+@pytest.mark.parametrize(("dtype", "limit"), [(FLOAT32, 0.51), (FLOAT64, 1.8)], ids=str)
+def test_logarithms_of_pairs_at_every_distance(
+    dtype: np.dtype, limit: float, name: str, rng: np.random.Generator
+) -> None:
+    """One power and a polynomial of it, with no other way to check against."""
+    far = 1.05 * (FORMATS[dtype][0] - FORMATS[dtype][1]) * np.log(2)
+    distance = np.concatenate([np.linspace(0, far, 600), 2.0 ** rng.uniform(-60, 4, 600)])
+    x = rng.standard_normal((1200, 2))
+    x[:, 1] = x[:, 0] + distance * rng.choice([-1, 1], 1200)
+    x = cast(x, dtype)
+    got, expected = FUNCTIONS[name](x), exact(name, x)
+    if name == "logsumexp":
+        assert_accurate(name, got, expected, dtype)
+    else:
+        assert reference.ulp_error(got, expected, dtype).max() < limit
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("sign", [0, 2**31])
 def test_every_float32_next_to_zero(sign: int) -> None:

@@ -4,54 +4,22 @@
 
 namespace {
 
+// Whether float32 is enough: nothing cancels in log_softmax.
+template <Function function, class Result>
+constexpr bool are_half_logs = function == LOG_SOFTMAX && sizeof(Result) == 2;
+
 // Longer ones are not computed here.
 template <Function function, class T, class Result = T>
-constexpr ptrdiff_t most_few_logs = sizeof(T) == 8 ? 15 : sizeof(Result) == 2 && function == LOG_SOFTMAX ? 31 : 10;
-
-// log1p(f) / f by its value in Chebyshev's points: from 0 to 1, of double up to 2^-35 and of float up to 2^-22; and from
-// sqrt(1/2) - 1 to sqrt(2) - 1, up to 2^-22.
-template <class Work>
-constexpr double log1p_to_1[] = {0.9999999999785376,   -0.499999992726098,    0.3333329204467681,  -0.24999068541803812, 0.19988934638908445,
-                                 -0.16587094998578766, 0.13909859913312295,   -0.11270121772120155, 0.08212817261992637,
-                                 -0.049102420489767325, 0.02162277662889297,  -0.0060543815118333415, 0.0007950132275741071};
-template <>
-constexpr double log1p_to_1<float>[] = {0.9999997807585047,  -0.49997174523008664, 0.33271928383426896, -0.2447477417864444,
-                                        0.17687476700792984, -0.10685002864172655, 0.04349389981772559, -0.008371152549972984};
-constexpr double log1p_near_0[] = {0.9999999681180599,  -0.5000037505628973,  0.333346060234523,   -0.2496890695895267,
-                                   0.19913347882373827, -0.17278206066426674, 0.16126247905987104, -0.09895350736906514};
-
-template <const auto& q, size_t k = 0, class Work>
-[[gnu::always_inline]] inline Work polynomial(Work f) {
-    if constexpr (k + 1 == std::size(q)) return static_cast<Work>(q[k]);
-    else return fma(f, polynomial<q, k + 1>(f), static_cast<Work>(q[k]));
-}
-
-// log(1 + rest), rest >= 0, up to 2^-21: where 1 + rest is 2^k (1 + f), it is k log(2) + log1p(f).
-[[gnu::always_inline]] inline float log1p_of(float rest) {
-    constexpr uint32_t sqrt_half = 0x3f3504f3, one = 0x3f800000;
-    uint32_t k = (std::bit_cast<uint32_t>(1 + rest) - sqrt_half) >> 23;
-    float down = std::bit_cast<float>(one - (k << 23)), f = fma(rest, down, down - 1);
-    return fma(static_cast<float>(static_cast<int32_t>(k)), static_cast<float>(log2_high), f * polynomial<log1p_near_0>(f));
-}
-
-// exp(d / T), of an element and the largest one: from 2^-164 on.
-template <class Result, class Work>
-[[gnu::always_inline]] inline Work power_below(Work d, Rate<Work> r) {
-    constexpr Work up = sizeof(Work) == 4 ? 0x1p40 : 1, window = static_cast<Work>(Format<float>::window / Format<Work>::window);
-    Work least = -r.window * window;
-    return power<Result>(d < least ? least : d, std::bit_cast<typename Format<Work>::Bits>(up), r.high, r.low).value * (1 / up);
-}
+constexpr ptrdiff_t most_few_logs = are_half_logs<function, Result> ? 31 : sizeof(T) == 8 ? 15 : 10;
 
 // So many are computed for `count` columns: whole vectors, since loops over a few elements more are slow.
 inline ptrdiff_t whole_vectors(ptrdiff_t count) { return (count + lanes - 1) / lanes * lanes; }
 
-// Of columns, `x_stride` and `y_stride` apart; y may be x. Powers are doubles, but for log_softmax of pairs of 16-bit floats, where
-// nothing cancels.
+// Of columns, `x_stride` and `y_stride` apart; y may be x. Powers are doubles, or floats, see are_half_logs.
 template <Function function, class T, ptrdiff_t n, class Result>
 struct FewLogs {
     static constexpr bool wider = sizeof(T) < sizeof(double);  // than the result: no tails are needed
-    static constexpr bool is_half = sizeof(Result) == 2 && function == LOG_SOFTMAX;
-    using Work = std::conditional_t<is_half, float, double>;
+    using Work = std::conditional_t<are_half_logs<function, Result>, float, double>;
 
     const T* x;
     ptrdiff_t x_stride;
@@ -62,7 +30,7 @@ struct FewLogs {
 
     // False, and nothing written, where the largest of a column is not finite, or the first NaN.
     bool operator()(T* y, ptrdiff_t y_stride, ptrdiff_t count) const {
-        constexpr bool are_pairs = n == 2 && wider;
+        constexpr bool are_pairs = n == 2;
         if constexpr (!are_pairs)
             if (are_tame(count)) return put<true>(y, y_stride, count), true;
         if (!are_finite(count)) return false;
@@ -100,10 +68,18 @@ private:
 #pragma omp simd
         for (ptrdiff_t i = 0; i < count; ++i) {
             Work a = x_0[i], b = x_1[i], more = a > b ? a : b, less = a > b ? b : a;
-            Work e = power_below<Result>(less - more, r), log = e * polynomial<log1p_to_1<Work>>(e);
-            if constexpr (function == LOGSUMEXP) {
-                y_0[i] = static_cast<T>(more + log);
+            Work log, log_low = 0;
+            if constexpr (wider) {
+                Work e = power_below<Result>(less - more, r);
+                log = e * polynomial<log1p_to_1<Work>>(e);
             } else {
+                Pair of_both = log_of_pair(less, more, r, inv.half * inv.high);
+                log = of_both.high, log_low = of_both.low;
+            }
+            if constexpr (function == LOGSUMEXP) {
+                y_0[i] = wider ? static_cast<T>(more + log) : shifted(static_cast<T>(more), {log, log_low});
+            } else {
+                if constexpr (!wider) log += log_low;
                 T of_more = static_cast<T>(-log), of_less = static_cast<T>(log_probability<T, Work>(less, more, inv, log));
                 y_0[i] = a < b ? of_less : of_more;
                 y_1[i] = a < b ? of_more : of_less;
@@ -220,7 +196,7 @@ auto visit_few(ptrdiff_t n, Visit visit) {
 // Of columns of n elements, see is_few; T may be wider than the Result, and then they are whole vectors.
 template <Function function, class T, class Result = T, ptrdiff_t longest = most_few_logs<function, T, Result>>
 bool few_logs(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdiff_t count, double temperature) {
-    if constexpr (longest > 15) {
+    if constexpr (are_half_logs<function, Result> && longest > 2) {
         if (n == 2) return few_logs<function, T, Result, 2>(x, y, n, x_stride, y_stride, count, temperature);
         return visit_few<T>(n, [=](auto n) { return half_logs<Result>(x, y, n, x_stride, y_stride, count, temperature); });
     } else {

@@ -45,6 +45,57 @@ constexpr double log2_high = 0x1.62e42fefa3800p-1, log2_low = 0x1.ef35793c76730p
     return {high, sum_low};
 }
 
+// Functions by their values in Chebyshev's points. log1p(f) / f: from 0 to 1, of double up to 2^-35 and of float up to 2^-22; and from
+// sqrt(1/2) - 1 to sqrt(2) - 1, up to 2^-22.
+template <class T>
+constexpr double log1p_to_1[] = {0.9999999999785376,   -0.499999992726098,    0.3333329204467681,  -0.24999068541803812, 0.19988934638908445,
+                                 -0.16587094998578766, 0.13909859913312295,   -0.11270121772120155, 0.08212817261992637,
+                                 -0.049102420489767325, 0.02162277662889297,  -0.0060543815118333415, 0.0007950132275741071};
+template <>
+constexpr double log1p_to_1<float>[] = {0.9999997807585047,  -0.49997174523008664, 0.33271928383426896, -0.2447477417864444,
+                                        0.17687476700792984, -0.10685002864172655, 0.04349389981772559, -0.008371152549972984};
+constexpr double log1p_near_0[] = {0.9999999681180599,  -0.5000037505628973,  0.333346060234523,   -0.2496890695895267,
+                                   0.19913347882373827, -0.17278206066426674, 0.16126247905987104, -0.09895350736906514};
+// (atanh(s) / s - 1) / z, z = s^2 from 0 to 1/9, up to 2^-53, and 1 / (1 + e), e from 0 to 1, up to 2^-11.
+constexpr double atanh_to_third[] = {0x1.5555555555555p-2, 0x1.9999999999944p-3, 0x1.2492492499d46p-3, 0x1.c71c71bedea97p-4,
+                                     0x1.745d19937b1fcp-4, 0x1.3b13515f6f9efp-4, 0x1.111abdc8abe16p-4, 0x1.e0a2d581ab68fp-5,
+                                     0x1.bc37f0140c19ep-5, 0x1.32e0d25c9c761p-5, 0x1.401d3e65cdc48p-4};
+constexpr double inverse_to_2[] = {0.999702646446625, -0.9848349687778769, 0.8658935474278918, -0.5328575676479334, 0.15224501932798096};
+
+template <const auto& q, size_t k = 0, class T>
+[[gnu::always_inline]] inline T polynomial(T x) {
+    if constexpr (k + 1 == std::size(q)) return static_cast<T>(q[k]);
+    else return fma(x, polynomial<q, k + 1>(x), static_cast<T>(q[k]));
+}
+
+// log(1 + rest), rest >= 0, for 16 bits: where 1 + rest is 2^k (1 + f), it is k log(2) + log1p(f).
+[[gnu::always_inline]] inline float log1p_of(float rest) {
+    constexpr uint32_t sqrt_half = 0x3f3504f3, one = 0x3f800000;
+    uint32_t k = (std::bit_cast<uint32_t>(1 + rest) - sqrt_half) >> 23;
+    float down = std::bit_cast<float>(one - (k << 23)), f = fma(rest, down, down - 1);
+    return fma(static_cast<float>(static_cast<int32_t>(k)), static_cast<float>(log2_high), f * polynomial<log1p_near_0>(f));
+}
+
+// exp(d / T), of an element less the largest one: from 2^-164 on.
+template <class Result, class T>
+[[gnu::always_inline]] inline T power_below(T d, Rate<T> rate) {
+    constexpr T up = sizeof(T) == 4 ? 0x1p40 : 1, window = static_cast<T>(Format<float>::window / Format<T>::window);
+    T least = -rate.window * window;
+    return power<Result>(d < least ? least : d, std::bit_cast<typename Format<T>::Bits>(up), rate.high, rate.low).value * (1 / up);
+}
+
+// log(1 + e) of two elements of float64, e = exp((less - more) / T): 2 atanh(s), s = e / (2 + e). The rounding errors of all that is
+// large are added up beside it.
+[[gnu::always_inline]] inline Pair log_of_pair(double less, double more, Rate<double> rate, double inverse) {
+    constexpr double down = 0x1p-80;
+    double d = less - more, back = d - less, d_low = (less - (d - back)) - (more + back), e, tail;
+    d_low = d < -rate.window ? 0 : d_low, d = d < -rate.window ? -rate.window : d;
+    put(e, tail, power<double>(d, std::bit_cast<uint64_t>(1 / down), rate.high, rate.low));
+    e *= down, tail = fma(e, d_low * inverse, tail * down);
+    double total = 2 + e, by = 1 / total, s = e * by, z = s * s, s_low = (fma(-s, total, e) - s * (e - (total - 2))) * by;
+    return {2 * s, fma(tail, polynomial<inverse_to_2>(e), 2 * s_low) + 2 * s * z * polynomial<atanh_to_third>(z)};
+}
+
 // The logarithm of a row, relative to its largest term, from the sum of the others but for `equal` terms that equal it:
 // where one term outweighs all others, they hold more than their sum with it.
 template <class Result, class T>
