@@ -1,4 +1,4 @@
-// log_softmax and logsumexp of rows of a few elements, a number known to the compiler: side by side, all of a row in registers.
+// log_softmax and logsumexp of rows of a few elements, mostly a number known to the compiler: side by side, all of a row in registers.
 #pragma once
 #include "short_rows.h"
 
