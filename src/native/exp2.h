@@ -43,12 +43,12 @@ struct Format<double> {
                                    0x1.b524ebc8e2785p-24, 0x1.e4cf10d82571cp-28, 0x1.e9ec2ea030299p-32, 0x1.c4a29ee381ef1p-36};
 };
 
-// Horner, as a template: a loop over the coefficients would stay a loop, and nothing around it would vectorise.
-template <class Result, size_t k = 0, class T>
-[[gnu::always_inline]] inline T horner(T r) {
-    constexpr T q = static_cast<T>(Format<Result>::q[k]);
-    if constexpr (k + 1 == std::size(Format<Result>::q)) return q;
-    else return fma(r, horner<Result, k + 1>(r), q);
+// By Horner, as a template: a loop over the coefficients would stay a loop, and nothing around it would vectorise.
+template <const auto& q, size_t k = 0, class T>
+[[gnu::always_inline]] inline T polynomial(T x) {
+    constexpr T q_k = static_cast<T>(q[k]);
+    if constexpr (k + 1 == std::size(q)) return q_k;
+    else return fma(x, polynomial<q, k + 1>(x), q_k);
 }
 
 // log2(e) / T as high + low, and the thresholds that scale with T.
@@ -118,7 +118,7 @@ template <class Result, class T>
 // 2^(r + rest) * scale; where T is wider than the Result, there is no tail.
 template <class Result, class T>
 [[gnu::always_inline]] inline Power<T> power(Reduced<T> d) {
-    T r = sizeof(Result) < sizeof(T) ? d.r : d.r + d.rest, q = horner<Result>(r), e = fma(r, q, T(1));
+    T r = sizeof(Result) < sizeof(T) ? d.r : d.r + d.rest, q = polynomial<Format<Result>::q>(r), e = fma(r, q, T(1));
     if constexpr (sizeof(Result) < sizeof(T)) return {e * d.scale, 0};
     else return {e * d.scale, fma(d.rest, q, fma(d.r, q, T(1) - e)) * d.scale};
 }

@@ -148,9 +148,7 @@ private:
 #pragma GCC unroll 16
             for (ptrdiff_t j = 0; j < n; ++j) {
                 Work p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
-                double share = fma(-static_cast<double>(p_j), sum, static_cast<double>(v_j));
-                if constexpr (sizeof(T) == 8) share -= p_j * sum_low;
-                Work plain = p_j == 0 ? 0 : static_cast<Work>(share);
+                Work plain = less_share<Work, double>(p_j, v_j, sum, sum_low);
                 ys[j * y_next + i] = p_j > peak<Work> ? of_peak : plain;
             }
             good &= peaks <= one_peak ? 1 : 0;

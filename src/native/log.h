@@ -62,12 +62,6 @@ constexpr double atanh_to_third[] = {0x1.5555555555555p-2, 0x1.9999999999944p-3,
                                      0x1.bc37f0140c19ep-5, 0x1.32e0d25c9c761p-5, 0x1.401d3e65cdc48p-4};
 constexpr double inverse_to_2[] = {0.999702646446625, -0.9848349687778769, 0.8658935474278918, -0.5328575676479334, 0.15224501932798096};
 
-template <const auto& q, size_t k = 0, class T>
-[[gnu::always_inline]] inline T polynomial(T x) {
-    if constexpr (k + 1 == std::size(q)) return static_cast<T>(q[k]);
-    else return fma(x, polynomial<q, k + 1>(x), static_cast<T>(q[k]));
-}
-
 // log(1 + rest), rest >= 0, for 16 bits: where 1 + rest is 2^k (1 + f), it is k log(2) + log1p(f).
 [[gnu::always_inline]] inline float log1p_of(float rest) {
     constexpr uint32_t sqrt_half = 0x3f3504f3, one = 0x3f800000;

@@ -9,7 +9,7 @@ namespace {
 template <class T>
 struct LogProductColumns {
     using Work = std::conditional_t<sizeof(T) == 8, double, float>;
-    static constexpr ptrdiff_t width = 1024 / sizeof(Work), strip = 64 / sizeof(Work);
+    static constexpr ptrdiff_t width = 1024 / sizeof(Work), strip = 64 / sizeof(Work);  // a line of the cache
     static ptrdiff_t at_a_time(ptrdiff_t) { return width; }
 
     // What the elements of some columns add up to but for their peaks, and these; see Others.
@@ -95,7 +95,7 @@ struct LogProductColumns {
     void products(T* y) {
         const Work *of_v = sum, *rest = sum_low, *peaks = of_peak;
         each_element<strip>(p, v, y, n, after, count, [=](Work p_i, Work v_i, ptrdiff_t i) __attribute__((always_inline)) {
-            Work plain = less_share(p_i, v_i, of_v[i], rest[i]);
+            Work plain = less_share<Work>(p_i, v_i, of_v[i], rest[i]);
             return p_i > peak<Work> ? peaks[i] : plain;
         });
     }

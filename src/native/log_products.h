@@ -103,14 +103,12 @@ Pair sum_of_counted(const T* p, const T* v, ptrdiff_t n, int threads) {
     });
 }
 
-// One element: v - p * sum(v), 0 where p is.
-[[gnu::always_inline]] inline double less_share(double p, double v, double sum, double sum_low) {
-    double y = fma(-p, sum, v) - p * sum_low;
-    return p == 0 ? 0 : y;
-}
-[[gnu::always_inline]] inline float less_share(float p, float v, float sum, float) {
-    float y = fma(-p, sum, v);
-    return p == 0 ? 0 : y;
+// One element: v - p * sum(v), 0 where p is. The sums of float32 have no low part.
+template <class Result, class T>
+[[gnu::always_inline]] inline Result less_share(T p, T v, T sum, T sum_low) {
+    T y = fma(-p, sum, v);
+    if constexpr (sizeof(Result) == 8) y -= p * sum_low;
+    return p == 0 ? 0 : static_cast<Result>(y);
 }
 
 // At a peak: (sum of the other p) * v - p * (sum of the other v).
@@ -119,7 +117,7 @@ Pair sum_of_counted(const T* p, const T* v, ptrdiff_t n, int threads) {
 template <class T>
 void less_share_chunk(const T* p, const T* v, T* y, ptrdiff_t n, T sum, T sum_low) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = less_share(p[i], v[i], sum, sum_low);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = less_share<T>(p[i], v[i], sum, sum_low);
 }
 
 // The sum of all v, and what the only peak there is becomes.
@@ -142,7 +140,7 @@ void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, boo
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         auto ps = p + from, vs = v + from;
         if (!streams || n < long_product) return less_share_chunk(ps, vs, y + from, length, high, low);
-        stream_product<T>(nullptr, ps, vs, y + from, length, [=](ptrdiff_t i) { return less_share(ps[i], vs[i], high, low); });
+        stream_product<T>(nullptr, ps, vs, y + from, length, [=](ptrdiff_t i) { return less_share<T>(ps[i], vs[i], high, low); });
     });
     if (all.peaks == 1) y[all.k] = shares.of_peak;
 }
