@@ -57,7 +57,7 @@ RANGE = {
 
 
 @every_map
-@pytest.mark.parametrize("n", [4, 99])
+@pytest.mark.parametrize("n", [4, 99, 601])
 @pytest.mark.parametrize("dtype", RANGE)
 def test_extreme_temperatures(dtype: type, n: int, name: str) -> None:
     largest = float(np.finfo(dtype).max)
@@ -65,12 +65,13 @@ def test_extreme_temperatures(dtype: type, n: int, name: str) -> None:
         [1, 2, 2.5, 2.5],
         [-3, 0, 0, -np.inf],
         [5, 5, 5, 5],
+        [-5, -5, -7, -5],
         [1e30, -1e30, 0, 1],
         [1e-30, 0, 0, 0],
         [largest, -largest, largest / 2, 0],
         [np.inf, np.nan, 0, 1],
     ]
-    x = np.resize(np.array(rows, dtype).repeat(-(-n // 4), axis=1), (len(rows), n))
+    x = np.array(rows, dtype).repeat(-(-n // 4), axis=1)[:, :n]
     for temperature in RANGE[dtype]:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             got = MAPS[name](x, temperature=temperature)

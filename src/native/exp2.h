@@ -99,11 +99,22 @@ struct Power {
     T value, tail;
 };
 
+// Loops put their results so: in a loop's body a name for a struct would keep it from vectorising.
+template <class T>
+[[gnu::always_inline]] inline void put(T& value, T& tail, Power<T> p) {
+    value = p.value, tail = p.tail;
+}
+
 // exp(d / T) * 2^-K as 2^(r + rest) * scale, r + rest in [-1/2, 1/2]; accurate enough for a Result.
 template <class T>
 struct Reduced {
     T r, rest, scale;
 };
+
+template <class T>
+[[gnu::always_inline]] inline void put(T& r, T& rest, T& scale, Reduced<T> d) {
+    r = d.r, rest = d.rest, scale = d.scale;
+}
 
 template <class Result, class T>
 [[gnu::always_inline]] inline Reduced<T> reduced(T d, typename Format<T>::Bits bias, T high, T low) {
@@ -115,12 +126,20 @@ template <class Result, class T>
     else return {product - n, fma(d, low, fma(d, high, -product)), scale};
 }
 
-// 2^(r + rest) * scale; where T is wider than the Result, there is no tail.
+// 2^(r + rest); where T is wider than the Result, there is no tail.
+template <class Result, class T>
+[[gnu::always_inline]] inline Power<T> power_of_two(T r, T rest) {
+    T sum = sizeof(Result) < sizeof(T) ? r : r + rest, q = polynomial<Format<Result>::q>(sum), e = fma(sum, q, T(1));
+    if constexpr (sizeof(Result) < sizeof(T)) return {e, 0};
+    else return {e, fma(rest, q, fma(r, q, T(1) - e))};
+}
+
+// 2^(r + rest) * scale.
 template <class Result, class T>
 [[gnu::always_inline]] inline Power<T> power(Reduced<T> d) {
-    T r = sizeof(Result) < sizeof(T) ? d.r : d.r + d.rest, q = polynomial<Format<Result>::q>(r), e = fma(r, q, T(1));
-    if constexpr (sizeof(Result) < sizeof(T)) return {e * d.scale, 0};
-    else return {e * d.scale, fma(d.rest, q, fma(d.r, q, T(1) - e)) * d.scale};
+    T e, tail;
+    put(e, tail, power_of_two<Result>(d.r, d.rest));
+    return {e * d.scale, sizeof(Result) < sizeof(T) ? 0 : tail * d.scale};
 }
 
 template <class Result, class T>
@@ -130,9 +149,14 @@ template <class Result, class T>
 
 // exp((x - c) / T) * 2^-K.
 template <class Result, class T>
-[[gnu::always_inline]] inline Power<T> power(T x, Shift<T> s, Rate<T> rate) {
+[[gnu::always_inline]] inline Reduced<T> reduced(T x, Shift<T> s, Rate<T> rate) {
     T d = x - s.c;
-    return power<Result>(d < s.limit ? s.limit : d, s.bias, rate.high, rate.low);  // NaN stays
+    return reduced<Result>(d < s.limit ? s.limit : d, s.bias, rate.high, rate.low);  // NaN stays
+}
+
+template <class Result, class T>
+[[gnu::always_inline]] inline Power<T> power(T x, Shift<T> s, Rate<T> rate) {
+    return power<Result>(reduced<Result>(x, s, rate));
 }
 
 // exp(x / T), of an element of a tame row.
@@ -146,28 +170,22 @@ template <class Result, class T>
     return power<Result>(reduced<Result>(x, rate));
 }
 
-// Loops put their results so: in a loop's body a name for a struct would keep it from vectorising.
-template <class T>
-[[gnu::always_inline]] inline void put(T& r, T& rest, T& scale, Reduced<T> d) {
-    r = d.r, rest = d.rest, scale = d.scale;
-}
-
-template <class T>
-[[gnu::always_inline]] inline void put(T& value, T& tail, Power<T> p) {
-    value = p.value, tail = p.tail;
-}
-
 // An unevaluated sum, high + low.
 struct Pair {
     double high, low;
 };
 
-// high + low += e + tail, with the rounding error of the sum (Knuth's two-sum).
+// sum += e, and what its rounding lost (Knuth's two-sum).
+[[gnu::always_inline]] inline double add_exactly(double& sum, double e) {
+    double s = sum + e, b = s - sum, lost = (sum - (s - b)) + (e - b);
+    sum = s;
+    return lost;
+}
+
+// high + low += e + tail.
 template <class T>
 [[gnu::always_inline]] inline void accumulate(double& high, T& low, double e, double tail) {
-    double s = high + e, b = s - high;
-    low += ((high - (s - b)) + (e - b)) + tail;
-    high = s;
+    low += add_exactly(high, e) + tail;
 }
 
 // One more term of a sum of a Result: in double, plain for float32, compensated for float64; `low` takes the tails.
@@ -176,6 +194,14 @@ template <class Result, class Work>
     if constexpr (sizeof(Result) == 8) accumulate(high, low, e, tail);
     else if constexpr (sizeof(Work) == sizeof(Result)) high += e, low += tail;
     else high += e;  // wider than its result: no tails
+}
+
+// The same of e + tail * scale, the scale being a power of two.
+template <class Result, class Work>
+[[gnu::always_inline]] inline void add_term(double& high, Work& low, double e, Work tail, Work scale) {
+    if constexpr (sizeof(Result) == 8) low += fma(tail, scale, add_exactly(high, e));
+    else if constexpr (sizeof(Work) == sizeof(Result)) high += e, low = fma(tail, scale, low);
+    else high += e;
 }
 
 inline Pair reciprocal(Pair sum) {

@@ -135,12 +135,13 @@ inline double rounded(Pair log) { return log.high + log.low; }
 // half / T as high + low: differences are halved, where that costs nothing, so that they don't overflow before T divides.
 template <class T>
 struct Inverse {
-    T half, high, low;
+    T half, high, low, limit;  // below the limit quotients overflow
     explicit Inverse(double temperature) {
         half = temperature < 1 ? T(1) : T(0.5);
         double h = 1 / (half * temperature);
         high = static_cast<T>(h);
         low = static_cast<T>((h - high) + fma(-h, half * temperature, 1.0) / (half * temperature));
+        limit = std::max(std::numeric_limits<T>::lowest(), std::numeric_limits<T>::lowest() / high * 2);
     }
 };
 
@@ -149,9 +150,8 @@ template <class Result, class T>
 [[gnu::always_inline]] inline T log_probability(T x, T m, Inverse<T> inverse, T log) {
     if constexpr (sizeof(Result) < sizeof(T)) return fma(x - m, inverse.half * inverse.high, -log);  // cannot overflow
     T d = fma(x, inverse.half, -m * inverse.half);
-    T quotient = d * inverse.high;
-    T y = fma(d, inverse.high, fma(d, inverse.low, -log));
-    return quotient >= std::numeric_limits<T>::lowest() ? y : quotient - log;  // where y may be inf - inf
+    T finite = d < inverse.limit ? inverse.limit : d;  // its product with `low` should not be infinite
+    return fma(d, inverse.high, fma(finite, inverse.low, -log));
 }
 
 }  // namespace

@@ -147,27 +147,34 @@ struct Sum {
     }
 };
 
-// Sixteen powers, or the first n of them, each to its lane.
+// Whether the powers of a block are added up in a loop of their own: AVX2 converts floats from memory faster than in registers.
+template <class Result, class T>
+constexpr bool are_added_later = sizeof(T) == 4 && vector_size == 32 && sizeof(Result) == 4;
+
+// Sixteen powers, or the first n of them, each to its lane; m is the maximum, of a TAME row 0.
 template <Terms terms, bool whole, bool stores, bool has_tails, bool with_largest, class Result, class T>
 [[gnu::always_inline]] inline void add_powers(const T* x, T* y, T* tails, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate,
                                               double* high, T* low, T* largest, Magnitude<T>* farthest) {
 #pragma omp simd
     for (ptrdiff_t l = 0; l < lanes; ++l) {
         bool exists = whole || l < n;
-        T v = exists ? x[l] : 0, e, tail;
+        T v = exists ? x[l] : m, r, rest, scale, e, tail;
         if (with_largest && exists) largest[l] = v > largest[l] ? v : largest[l];
         if constexpr (terms == TAME) {
             Magnitude<T> far = magnitude(v);
             farthest[l] = far > farthest[l] ? far : farthest[l];
-            put(e, tail, power<Result>(v, rate));
+            put(r, rest, scale, reduced<Result>(v, rate));
         } else {
-            put(e, tail, power<Result>(v, shift, rate));
+            put(r, rest, scale, reduced<Result>(v, shift, rate));
         }
+        put(e, tail, power_of_two<Result>(r, rest));
         bool counts = exists && (terms != SMALLER || v != m);
-        e = counts ? e : 0, tail = counts ? tail : 0;
+        scale = counts ? scale : 0;
+        e *= scale;
         if (stores && exists) y[l] = e;
-        if (has_tails && exists) tails[l] = tail;
-        add_term<Result>(high[l], low[l], e, tail);
+        if (has_tails && exists) tails[l] = tail * scale;
+        if constexpr (whole && are_added_later<Result, T>) low[l] = fma(tail, scale, low[l]);
+        else add_term<Result>(high[l], low[l], e, tail, scale);
     }
 }
 
@@ -179,16 +186,24 @@ template <Terms terms, bool stores, bool has_tails, bool with_largest, class Res
     T low[lanes] = {}, largest[lanes];
     Magnitude<T> farthest[lanes] = {};
     for (ptrdiff_t l = 0; l < lanes; ++l) largest[l] = result.largest;
+    constexpr bool later = are_added_later<Result, T>;
+    T of_block[later && !stores ? block : 1];
     auto add = [&](auto whole, ptrdiff_t i, ptrdiff_t n) __attribute__((always_inline)) {
-        add_powers<terms, whole, stores, has_tails, with_largest, Result>(
-            x + i, stores ? y + i : y, has_tails ? tails + i : tails, n, m, shift, rate, high, low, largest, farthest);
+        add_powers<terms, whole, stores || later, has_tails, with_largest, Result>(
+            x + i, stores ? y + i : of_block + i % block, has_tails ? tails + i : tails, n, m, shift, rate, high, low, largest, farthest);
     };
     for (ptrdiff_t i = 0; i < n && result.tame;) {
-        ptrdiff_t end = std::min(i + block, n);
+        ptrdiff_t end = std::min(i + block, n), from = i;
         for (; i + lanes <= end; i += lanes) {
             fetch<false>(x + i + block, lanes);
             if (stores) fetch<true>(y + i + block, lanes);
             add(std::true_type(), i, lanes);
+        }
+        if constexpr (later) {
+            const T* e = stores ? y + from : of_block;
+            for (ptrdiff_t j = 0; j < i - from; j += lanes)
+#pragma omp simd
+                for (ptrdiff_t l = 0; l < lanes; ++l) high[l] += e[j + l];
         }
         if (i < end) add(std::false_type(), i, end - i);
         i = end;
