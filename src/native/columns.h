@@ -12,6 +12,8 @@ struct Columns {
     using Bits = typename Format<T>::Bits;
     static constexpr bool wider = sizeof(Result) < sizeof(Work), wider_work = sizeof(T) < sizeof(Work);
     static constexpr ptrdiff_t width = is_short ? 256 : 1024, lanes = is_short ? 4 : 16, kept = is_short ? short_row : 1;
+    static constexpr ptrdiff_t strip = sizeof(Work) == 4 ? 128 : 256;
+    static constexpr bool keeps_tails = is_short || sizeof(Work) == 8, adds_later = !keeps_tails && are_added_later<Result, Work>;
 
     // So many columns of n elements go well together: the powers of short ones should stay near.
     static ptrdiff_t at_a_time(ptrdiff_t n) { return is_short ? std::clamp<ptrdiff_t>(8192 / n / 64 * 64, 64, width) : width; }
@@ -65,7 +67,6 @@ struct Columns {
     // Of the j-th elements of all columns, the first of their lane or not.
     template <bool keep, bool with_largest, bool is_first>
     Magnitude<T> add_row(T* y, ptrdiff_t j) {
-        constexpr ptrdiff_t strip = sizeof(Work) == 4 ? 128 : 256;
         const T* row = x + j * after;
         T *e = y + j * after, *e_tail = nullptr;
         if constexpr (keep && may_store) e = stored + j * count, e_tail = e + n * count;
@@ -88,12 +89,21 @@ struct Columns {
         Work *of_largest = top + c, *its_tail = top_tail + c;
         T* m = largest + c;
         Magnitude<T> far = 0;
+        Work of_strip[adds_later ? strip : 1];
 #pragma omp simd reduction(max : far)
         for (ptrdiff_t i = 0; i < length; ++i) {
             if constexpr (!wider_work) far = magnitude(row[i]) > far ? magnitude(row[i]) : far;
-            Power<Work> p = power<Result>(static_cast<Work>(row[i]), rate);
             if constexpr (is_first) h[i] = 0;
             if constexpr (is_first && !wider) s[i] = 0;
+            if constexpr (!keeps_tails) {
+                T r, rest, scale, power, its_tail;
+                put(r, rest, scale, reduced<Result>(row[i], rate));
+                add_power<Result, adds_later>(h[i], s[i], power, its_tail, r, rest, scale);
+                if constexpr (adds_later) of_strip[i] = power;
+                if constexpr (keep) e[i] = power;
+                continue;
+            }
+            Power<Work> p = power<Result>(static_cast<Work>(row[i]), rate);
             add_term<Result>(h[i], s[i], p.value, p.tail);
             if constexpr (is_short) v[i] = p.value;
             if constexpr (is_short && !wider) t[i] = p.tail;
@@ -103,9 +113,11 @@ struct Columns {
                 of_largest[i] = is_larger ? p.value : of_largest[i];
                 if constexpr (!wider) its_tail[i] = is_larger ? p.tail : its_tail[i];
             }
-            if constexpr (keep) e[i] = p.value;
-            if constexpr (keep && may_store) e_tail[i] = p.tail;
+            if constexpr (keep) e[i] = p.value, e_tail[i] = p.tail;
         }
+        if constexpr (adds_later)
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < length; ++i) h[i] += of_strip[i];
         return far;
     }
 

@@ -174,11 +174,10 @@ inline Weighted weighted(const float* p, const float* v, ptrdiff_t n, double v_r
     for (; i + lanes <= n; i += lanes) {
         fetch<false>(p + i + block, lanes);
         fetch<false>(v + i + block, lanes);
+        double own_p[lanes], own_v[lanes];
+        const double *w = as_doubles(p + i, own_p), *u = as_doubles(v + i, own_v);
 #pragma omp simd
-        for (ptrdiff_t l = 0; l < lanes; ++l) {
-            double w = p[i + l];
-            sum[l] = fma(w, v[i + l] - v_r, sum[l]), weight[l] += w;
-        }
+        for (ptrdiff_t l = 0; l < lanes; ++l) sum[l] = fma(w[l], u[l] - v_r, sum[l]), weight[l] += w[l];
     }
     if (i < n) {
         ptrdiff_t last = n - lanes, again = i - last;

@@ -1,6 +1,9 @@
 // Maxima and sums of a row, of any length: passes of plain loops over its elements, in lanes, which threads may share.
 #pragma once
 #include <atomic>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 #include "exp2.h"
 #include "threads.h"
@@ -31,6 +34,19 @@ constexpr ptrdiff_t vector_size = 32;
 #else
 constexpr ptrdiff_t vector_size = 16;
 #endif
+
+// 16 elements as doubles: where they are, or in `own`. (With AVX2 floats are converted from memory: loops load whole vectors of them,
+// and take three instructions for half of one. With AVX-512 that is no faster.)
+[[gnu::always_inline]] inline const double* as_doubles(const double* x, double*) { return x; }
+[[gnu::always_inline]] inline const double* as_doubles(const float* x, double* own) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    for (ptrdiff_t l = 0; l < lanes; l += 4) _mm256_storeu_pd(own + l, _mm256_cvtps_pd(_mm_loadu_ps(x + l)));
+#else
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < lanes; ++l) own[l] = x[l];
+#endif
+    return own;
+}
 
 // The largest of 2 * half elements, in m[0]: a template, since a loop over `half` stays one and is slow.
 template <ptrdiff_t half, class T>
@@ -106,8 +122,10 @@ struct Lanes {
     void add(const T* e, const T* tail, ptrdiff_t n) {
         ptrdiff_t i = 0;
         for (; i + lanes <= n; i += lanes) {
+            double own[lanes];
+            const double* of = as_doubles(e + i, own);
 #pragma omp simd
-            for (ptrdiff_t l = 0; l < lanes; ++l) add(l, e[i + l], tail[i + l]);
+            for (ptrdiff_t l = 0; l < lanes; ++l) add(l, of[l], tail[i + l]);
         }
         for (; i < n; ++i) add(i % lanes, e[i], tail[i]);
     }
@@ -147,9 +165,18 @@ struct Sum {
     }
 };
 
-// Whether the powers of a block are added up in a loop of their own: AVX2 converts floats from memory faster than in registers.
+// Whether float32 powers are added up in a loop of their own: AVX2 converts them from memory faster than in registers.
 template <class Result, class T>
-constexpr bool are_added_later = sizeof(T) == 4 && vector_size == 32 && sizeof(Result) == 4;
+constexpr bool are_added_later = vector_size == 32 && sizeof(T) == 4 && sizeof(Result) == 4;
+
+// Adds e + tail * scale = 2^(r + rest) * scale to high + low, or `later` e not yet.
+template <class Result, bool later, class T>
+[[gnu::always_inline]] inline void add_power(double& high, T& low, T& e, T& tail, T r, T rest, T scale) {
+    put(e, tail, power_of_two<Result>(r, rest));
+    e *= scale;
+    if constexpr (later) low = fma(tail, scale, low);
+    else add_term<Result>(high, low, e, tail, scale);
+}
 
 // Sixteen powers, or the first n of them, each to its lane; m is the maximum, of a TAME row 0.
 template <Terms terms, bool whole, bool stores, bool has_tails, bool with_largest, class Result, class T>
@@ -167,14 +194,11 @@ template <Terms terms, bool whole, bool stores, bool has_tails, bool with_larges
         } else {
             put(r, rest, scale, reduced<Result>(v, shift, rate));
         }
-        put(e, tail, power_of_two<Result>(r, rest));
         bool counts = exists && (terms != SMALLER || v != m);
         scale = counts ? scale : 0;
-        e *= scale;
+        add_power<Result, whole && are_added_later<Result, T>>(high[l], low[l], e, tail, r, rest, scale);
         if (stores && exists) y[l] = e;
         if (has_tails && exists) tails[l] = tail * scale;
-        if constexpr (whole && are_added_later<Result, T>) low[l] = fma(tail, scale, low[l]);
-        else add_term<Result>(high[l], low[l], e, tail, scale);
     }
 }
 
@@ -201,9 +225,12 @@ template <Terms terms, bool stores, bool has_tails, bool with_largest, class Res
         }
         if constexpr (later) {
             const T* e = stores ? y + from : of_block;
-            for (ptrdiff_t j = 0; j < i - from; j += lanes)
+            for (ptrdiff_t j = 0; j < i - from; j += lanes) {
+                double own[lanes];
+                const double* of = as_doubles(e + j, own);
 #pragma omp simd
-                for (ptrdiff_t l = 0; l < lanes; ++l) high[l] += e[j + l];
+                for (ptrdiff_t l = 0; l < lanes; ++l) high[l] += of[l];
+            }
         }
         if (i < end) add(std::false_type(), i, end - i);
         i = end;
