@@ -31,9 +31,19 @@ template <class T>
 }
 
 template <class T, class Work>
-void short_log_softmax(const T* x, T* y, ptrdiff_t n, Work m, Inverse<Work> inverse, Work log) {
+[[gnu::always_inline]] inline void log_softmax_of_some(const T* x, T* y, ptrdiff_t n, Work m, Inverse<Work> inverse, Work log) {
 #pragma omp simd
     for (ptrdiff_t j = 0; j < n; ++j) y[j] = static_cast<T>(log_probability<T, Work>(x[j], m, inverse, log));
+}
+
+// With AVX-512, of float32 whole vectors, the last one over some again: it is computed first, since y may be x.
+template <class T, class Work>
+void short_log_softmax(const T* x, T* y, ptrdiff_t n, Work m, Inverse<Work> inverse, Work log) {
+    if (vector_size < 64 || sizeof(Work) == 8 || n < lanes) return log_softmax_of_some(x, y, n, m, inverse, log);
+    T last[lanes];
+    log_softmax_of_some(x + n - lanes, last, lanes, m, inverse, log);
+    for (ptrdiff_t j = 0; j + lanes <= n; j += lanes) log_softmax_of_some(x + j, y + j, lanes, m, inverse, log);
+    if (n % lanes) std::copy_n(last, lanes, y + n - lanes);
 }
 
 // A short sum, in four parts: they, and those of other rows, are computed at a time.
@@ -55,6 +65,7 @@ template <class T, bool is_short, class Working = std::conditional_t<is_short, d
 struct ShortRows {
     using Work = Working;
     static constexpr bool wider = sizeof(Result) < sizeof(Work);  // than the result: no tails are needed
+    static constexpr ptrdiff_t width = vector_size / sizeof(T);
     alignas(64) Work e[block + lanes], tail[block + lanes], rest[block];
     alignas(64) T max[block];  // of each row, and its logarithm
     alignas(64) double high[block], low[block], equal[block];
@@ -63,26 +74,54 @@ struct ShortRows {
     static T maximum(const T* x, ptrdiff_t n) { return is_short ? short_maximum(x, n) : ::maximum(x, n); }
 
     // The powers of rows without a shift, size elements in all; false where they are not tame. What follows is asked for, also
-    // of the y to be written.
+    // of the y to be written. The last vector goes over some again.
     bool tame_powers(const T* x, ptrdiff_t size, Rate<Work> rate, const T* y = nullptr) {
-        Magnitude<Work> farthest = 0;
-#pragma omp simd reduction(max : farthest)
-        for (ptrdiff_t i = 0; i < size; ++i) {
-            Work v = x[i];
-            Magnitude<Work> far = magnitude(v);
-            farthest = far > farthest ? far : farthest;
-            ::put(e[i], rest[i], tail[i], reduced<Result>(v, rate));
-        }
-        if (farthest > magnitude(rate.tame)) return false;
-        constexpr ptrdiff_t strip = 64;
-        for (ptrdiff_t from = 0; from < size; from += strip) {
-            ptrdiff_t end = std::min(size, from + strip);
-            fetch<false>(x + size + from, strip);
-            if (y) fetch<true>(y + size + from, strip);
+        if (size < width) return tame_powers_of_few(x, size, rate);
+        Magnitude<Work> farthest[width] = {};
+        ptrdiff_t last = size - width, i = 0;
+        for (; i <= last; i += width) reduce_some(x + i, i, farthest, width, rate);
+        if (i < size) reduce_some(x + last, last, farthest, width, rate);
+        fold_maximum<width / 2>(farthest);
+        if (farthest[0] > magnitude(rate.tame)) return false;
+        Work r[width], its_rest[width], scale[width];
 #pragma omp simd
-            for (ptrdiff_t i = from; i < end; ++i) ::put(e[i], tail[i], power<Result>(Reduced<Work>{e[i], rest[i], tail[i]}));
+        for (ptrdiff_t l = 0; l < width; ++l) r[l] = e[last + l], its_rest[l] = rest[last + l], scale[l] = tail[last + l];
+        constexpr ptrdiff_t strip = 64;
+        for (i = 0; i < size;) {
+            fetch<false>(x + size + i, strip);
+            if (y) fetch<true>(y + size + i, strip);
+            ptrdiff_t end = std::min(last, i + strip - width);
+            for (; i <= end; i += width) power_some(e + i, rest + i, tail + i, i, width);
+            if (i + width > size) break;
         }
+        if (i < size) power_some(r, its_rest, scale, last, width);
         return true;
+    }
+
+    bool tame_powers_of_few(const T* x, ptrdiff_t size, Rate<Work> rate) {
+        Magnitude<Work> farthest[width] = {};
+        reduce_some(x, 0, farthest, size, rate);
+        fold_maximum<width / 2>(farthest);
+        if (farthest[0] > magnitude(rate.tame)) return false;
+        power_some(e, rest, tail, 0, size);
+        return true;
+    }
+
+    [[gnu::always_inline]] void reduce_some(const T* x, ptrdiff_t at, Magnitude<Work>* farthest, ptrdiff_t n, Rate<Work> rate) {
+        Work *r = e + at, *its_rest = rest + at, *scale = tail + at;
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < n; ++l) {
+            Work v = x[l];
+            Magnitude<Work> far = magnitude(v);
+            farthest[l] = far > farthest[l] ? far : farthest[l];
+            ::put(r[l], its_rest[l], scale[l], reduced<Result>(v, rate));
+        }
+    }
+
+    [[gnu::always_inline]] void power_some(const Work* r, const Work* its_rest, const Work* scale, ptrdiff_t at, ptrdiff_t n) {
+        Work *to = e + at, *to_tail = tail + at;
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < n; ++l) ::put(to[l], to_tail[l], power<Result>(Reduced<Work>{r[l], its_rest[l], scale[l]}));
     }
 
     // The powers of one row.
