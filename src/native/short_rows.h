@@ -85,14 +85,13 @@ struct ShortRows {
         if (farthest[0] > magnitude(rate.tame)) return false;
         Work r[width], its_rest[width], scale[width];
 #pragma omp simd
-        for (ptrdiff_t l = 0; l < width; ++l) r[l] = e[last + l], its_rest[l] = rest[last + l], scale[l] = tail[last + l];
+        for (ptrdiff_t l = 0; l < width; ++l) r[l] = e[last + l], its_rest[l] = wider ? 0 : rest[last + l], scale[l] = tail[last + l];
         constexpr ptrdiff_t strip = 64;
-        for (i = 0; i < size;) {
+        for (i = 0; i <= last;) {
             fetch<false>(x + size + i, strip);
             if (y) fetch<true>(y + size + i, strip);
             ptrdiff_t end = std::min(last, i + strip - width);
             for (; i <= end; i += width) power_some(e + i, rest + i, tail + i, i, width);
-            if (i + width > size) break;
         }
         if (i < size) power_some(r, its_rest, scale, last, width);
         return true;
@@ -114,14 +113,22 @@ struct ShortRows {
             Work v = x[l];
             Magnitude<Work> far = magnitude(v);
             farthest[l] = far > farthest[l] ? far : farthest[l];
-            ::put(r[l], its_rest[l], scale[l], reduced<Result>(v, rate));
+            Work r_l, rest_l, scale_l;
+            ::put(r_l, rest_l, scale_l, reduced<Result>(v, rate));
+            r[l] = r_l, scale[l] = scale_l;
+            if constexpr (!wider) its_rest[l] = rest_l;
         }
     }
 
     [[gnu::always_inline]] void power_some(const Work* r, const Work* its_rest, const Work* scale, ptrdiff_t at, ptrdiff_t n) {
         Work *to = e + at, *to_tail = tail + at;
 #pragma omp simd
-        for (ptrdiff_t l = 0; l < n; ++l) ::put(to[l], to_tail[l], power<Result>(Reduced<Work>{r[l], its_rest[l], scale[l]}));
+        for (ptrdiff_t l = 0; l < n; ++l) {
+            Work value, its_tail;
+            ::put(value, its_tail, power<Result>(Reduced<Work>{r[l], wider ? 0 : its_rest[l], scale[l]}));
+            to[l] = value;
+            if constexpr (!wider) to_tail[l] = its_tail;
+        }
     }
 
     // The powers of one row.

@@ -169,7 +169,7 @@ struct Sum {
 template <class Result, class T>
 constexpr bool are_added_later = vector_size == 32 && sizeof(T) == 4 && sizeof(Result) == 4;
 
-// Adds e + tail * scale = 2^(r + rest) * scale to high + low, or `later` e not yet.
+// Adds 2^(r + rest) * scale = e + tail * scale to high + low; where e is added `later`, only the rest of it.
 template <class Result, bool later, class T>
 [[gnu::always_inline]] inline void add_power(double& high, T& low, T& e, T& tail, T r, T rest, T scale) {
     put(e, tail, power_of_two<Result>(r, rest));
