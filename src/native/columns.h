@@ -96,11 +96,11 @@ struct Columns {
             if constexpr (is_first) h[i] = 0;
             if constexpr (is_first && !wider) s[i] = 0;
             if constexpr (!keeps_tails) {
-                T r, rest, scale, power, its_tail;
+                T r, rest, scale, p, p_tail;
                 put(r, rest, scale, reduced<Result>(row[i], rate));
-                add_power<Result, adds_later>(h[i], s[i], power, its_tail, r, rest, scale);
-                if constexpr (adds_later) of_strip[i] = power;
-                if constexpr (keep) e[i] = power;
+                add_power<Result, adds_later>(h[i], s[i], p, p_tail, r, rest, scale);
+                if constexpr (adds_later) of_strip[i] = p;
+                if constexpr (keep) e[i] = p;
                 continue;
             }
             Power<Work> p = power<Result>(static_cast<Work>(row[i]), rate);

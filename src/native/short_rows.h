@@ -65,7 +65,7 @@ template <class T, bool is_short, class Working = std::conditional_t<is_short, d
 struct ShortRows {
     using Work = Working;
     static constexpr bool wider = sizeof(Result) < sizeof(Work);  // than the result: no tails are needed
-    static constexpr ptrdiff_t width = vector_size / sizeof(T);
+    static constexpr ptrdiff_t width = vector_size / sizeof(T);  // so many at a time
     alignas(64) Work e[block + lanes], tail[block + lanes], rest[block];
     alignas(64) T max[block];  // of each row, and its logarithm
     alignas(64) double high[block], low[block], equal[block];

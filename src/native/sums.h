@@ -213,8 +213,9 @@ template <Terms terms, bool stores, bool has_tails, bool with_largest, class Res
     constexpr bool later = are_added_later<Result, T>;
     T of_block[later && !stores ? block : 1];
     auto add = [&](auto whole, ptrdiff_t i, ptrdiff_t n) __attribute__((always_inline)) {
+        T* to = stores ? y + i : later ? of_block + i % block : y;
         add_powers<terms, whole, stores || later, has_tails, with_largest, Result>(
-            x + i, stores ? y + i : of_block + i % block, has_tails ? tails + i : tails, n, m, shift, rate, high, low, largest, farthest);
+            x + i, to, has_tails ? tails + i : tails, n, m, shift, rate, high, low, largest, farthest);
     };
     for (ptrdiff_t i = 0; i < n && result.tame;) {
         ptrdiff_t end = std::min(i + block, n), from = i;
