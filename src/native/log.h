@@ -82,7 +82,7 @@ template <class Result, class T>
 // large are added up beside it.
 [[gnu::always_inline]] inline Pair log_of_pair(double less, double more, Rate<double> rate, double inverse) {
     constexpr double down = 0x1p-80;
-    double d = less - more, back = d - less, d_low = (less - (d - back)) - (more + back), e, tail;
+    double d = less, d_low = add_exactly(d, -more), e, tail;
     d_low = d < -rate.window ? 0 : d_low, d = d < -rate.window ? -rate.window : d;
     put(e, tail, power<double>(d, std::bit_cast<uint64_t>(1 / down), rate.high, rate.low));
     e *= down, tail = fma(e, d_low * inverse, tail * down);
