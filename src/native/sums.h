@@ -106,9 +106,13 @@ Pair sum_chunks(ptrdiff_t n, int threads, Part part) {
 // The sum of 2 * half lanes.
 template <class Result, ptrdiff_t half = lanes / 2, class T>
 [[gnu::always_inline]] inline Pair total_of(double* high, T* low) {
+    if constexpr (sizeof(Result) < 8) {  // each by itself: two and one of both would not be vectors
+        fold_sum<half>(high), fold_sum<half>(low);
+    } else {
 #pragma omp simd
-    for (ptrdiff_t l = 0; l < half; ++l) add_term<Result>(high[l], low[l], high[l + half], low[l + half]);
-    if constexpr (half > 1) return total_of<Result, half / 2>(high, low);
+        for (ptrdiff_t l = 0; l < half; ++l) add_term<Result>(high[l], low[l], high[l + half], low[l + half]);
+        if constexpr (half > 1) return total_of<Result, half / 2>(high, low);
+    }
     return {high[0], low[0]};
 }
 
@@ -178,14 +182,39 @@ template <class Result, bool later, class T>
     else add_term<Result>(high, low, e, tail, scale);
 }
 
-// Sixteen powers, or the first n of them, each to its lane; m is the maximum, of a TAME row 0.
-template <Terms terms, bool whole, bool stores, bool has_tails, bool with_largest, class Result, class T>
-[[gnu::always_inline]] inline void add_powers(const T* x, T* y, T* tails, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate,
-                                              double* high, T* low, T* largest, Magnitude<T>* farthest) {
+// What is on its way from elements to the sum of their powers: they are reduced, then added. With AVX-512 the next ones are reduced in
+// between, for a power is a chain of twenty instructions that each wait for the one before.
+constexpr bool is_ahead = vector_size == 64;
+template <class T>
+constexpr ptrdiff_t step = is_ahead ? vector_size / sizeof(T) : lanes;
+
+template <class T>
+struct Reduction {
+    T r[step<T>], rest[step<T>], scale[step<T>];
+};
+
+// The same in registers: what one turn of a loop leaves in an array for the next would be in memory.
+template <class T>
+struct Kept {
+    using Vector [[gnu::vector_size(step<T> * sizeof(T))]] = T;
+    Vector r, rest, scale;
+
+    [[gnu::always_inline]] void put(const Reduction<T>& d) {
+        __builtin_memcpy(&r, d.r, sizeof r), __builtin_memcpy(&rest, d.rest, sizeof r), __builtin_memcpy(&scale, d.scale, sizeof r);
+    }
+    [[gnu::always_inline]] void get(Reduction<T>& d) const {
+        __builtin_memcpy(d.r, &r, sizeof r), __builtin_memcpy(d.rest, &rest, sizeof r), __builtin_memcpy(d.scale, &scale, sizeof r);
+    }
+};
+
+// Elements, or the first n of them; m is the maximum, of a TAME row 0.
+template <Terms terms, bool whole, bool with_largest, class Result, class T>
+[[gnu::always_inline]] inline void reduce_some(const T* x, Reduction<T>& to, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate,
+                                               T* largest, Magnitude<T>* farthest) {
 #pragma omp simd
-    for (ptrdiff_t l = 0; l < lanes; ++l) {
+    for (ptrdiff_t l = 0; l < step<T>; ++l) {
         bool exists = whole || l < n;
-        T v = exists ? x[l] : m, r, rest, scale, e, tail;
+        T v = exists ? x[l] : m, r, rest, scale;
         if (with_largest && exists) largest[l] = v > largest[l] ? v : largest[l];
         if constexpr (terms == TAME) {
             Magnitude<T> far = magnitude(v);
@@ -195,10 +224,19 @@ template <Terms terms, bool whole, bool stores, bool has_tails, bool with_larges
             put(r, rest, scale, reduced<Result>(v, shift, rate));
         }
         bool counts = exists && (terms != SMALLER || v != m);
-        scale = counts ? scale : 0;
-        add_power<Result, whole && are_added_later<Result, T>>(high[l], low[l], e, tail, r, rest, scale);
-        if (stores && exists) y[l] = e;
-        if (has_tails && exists) tails[l] = tail * scale;
+        to.r[l] = r, to.rest[l] = rest, to.scale[l] = counts ? scale : 0;
+    }
+}
+
+// Each to its lane.
+template <bool whole, bool stores, bool has_tails, class Result, class T>
+[[gnu::always_inline]] inline void add_some(const Reduction<T>& of, T* y, T* tails, ptrdiff_t n, double* high, T* low) {
+#pragma omp simd
+    for (ptrdiff_t l = 0; l < step<T>; ++l) {
+        T e, tail;
+        add_power<Result, whole && are_added_later<Result, T>>(high[l], low[l], e, tail, of.r[l], of.rest[l], of.scale[l]);
+        if (stores && (whole || l < n)) y[l] = e;
+        if (has_tails && (whole || l < n)) tails[l] = tail * of.scale[l];
     }
 }
 
@@ -212,17 +250,42 @@ template <Terms terms, bool stores, bool has_tails, bool with_largest, class Res
     for (ptrdiff_t l = 0; l < lanes; ++l) largest[l] = result.largest;
     constexpr bool later = are_added_later<Result, T>;
     T of_block[later && !stores ? block : 1];
-    auto add = [&](auto whole, ptrdiff_t i, ptrdiff_t n) __attribute__((always_inline)) {
-        T* to = stores ? y + i : later ? of_block + i % block : y;
-        add_powers<terms, whole, stores || later, has_tails, with_largest, Result>(
-            x + i, to, has_tails ? tails + i : tails, n, m, shift, rate, high, low, largest, farthest);
+    auto reduce = [&](auto whole, ptrdiff_t i, ptrdiff_t lane, Reduction<T>& d) __attribute__((always_inline)) {
+        reduce_some<terms, whole, with_largest, Result>(x + i, d, n - i, m, shift, rate, largest + lane, farthest + lane);
     };
-    for (ptrdiff_t i = 0; i < n && result.tame;) {
-        ptrdiff_t end = std::min(i + block, n), from = i;
-        for (; i + lanes <= end; i += lanes) {
+    auto add = [&](auto whole, ptrdiff_t i, ptrdiff_t lane, const Reduction<T>& d) __attribute__((always_inline)) {
+        T* to = stores ? y + i : later ? of_block + i % block : y;
+        add_some<whole, stores || later, has_tails, Result>(d, to, has_tails ? tails + i : tails, n - i, high + lane, low + lane);
+    };
+    Kept<T> next;
+    auto reduce_next = [&](ptrdiff_t i, ptrdiff_t lane) __attribute__((always_inline)) {
+        Reduction<T> d;
+        reduce(std::true_type(), i, lane, d);
+        next.put(d);
+    };
+    auto is_tame = [&] {
+        Magnitude<T> m[lanes];
+        std::copy_n(farthest, lanes, m);
+        fold_maximum<lanes / 2>(m);
+        return m[0] <= magnitude(rate.tame);
+    };
+    ptrdiff_t whole = n / lanes * lanes, i = 0;
+    if (is_ahead && whole > 0) reduce_next(0, 0);
+    while (i < whole) {
+        ptrdiff_t end = std::min(i + block, whole), from = i;
+        for (; i < end; i += lanes) {
             fetch<false>(x + i + block, lanes);
             if (stores) fetch<true>(y + i + block, lanes);
-            add(std::true_type(), i, lanes);
+            for (ptrdiff_t l = 0; l < lanes; l += step<T>) {
+                Reduction<T> d;
+                if constexpr (is_ahead) {
+                    next.get(d);
+                    reduce_next(std::min(i + l + step<T>, whole - step<T>), (l + step<T>) % lanes);
+                } else {
+                    reduce(std::true_type(), i, l, d);
+                }
+                add(std::true_type(), i + l, l, d);
+            }
         }
         if constexpr (later) {
             const T* e = stores ? y + from : of_block;
@@ -233,12 +296,15 @@ template <Terms terms, bool stores, bool has_tails, bool with_largest, class Res
                 for (ptrdiff_t l = 0; l < lanes; ++l) high[l] += of[l];
             }
         }
-        if (i < end) add(std::false_type(), i, end - i);
-        i = end;
-        if (terms != TAME) continue;
-        fold_maximum<lanes / 2>(farthest);
-        result.tame = farthest[0] <= magnitude(rate.tame);
+        if (terms == TAME && i < whole && !is_tame()) return {{0, 0}, false};
     }
+    for (ptrdiff_t l = 0; l < lanes; l += step<T>) {
+        if (i + l >= n) break;
+        Reduction<T> d;
+        reduce(std::false_type(), i + l, l, d);
+        add(std::false_type(), i + l, l, d);
+    }
+    if (terms == TAME) result.tame = is_tame();
     if (with_largest) fold_maximum<lanes / 2>(largest), result.largest = largest[0];
     result.sum = total_of<Result>(high, low);
     return result;
@@ -277,7 +343,7 @@ template <Terms terms, bool with_largest, class Result, class T>
 }
 
 template <bool with_largest, class Result, class T>
-Sum<T> tame_sum(const T* x, T* y, T* tails, ptrdiff_t n, Rate<T> rate, int threads) {
+[[gnu::always_inline]] inline Sum<T> tame_sum(const T* x, T* y, T* tails, ptrdiff_t n, Rate<T> rate, int threads) {
     Sum<T> wild{{0, 0}, false};
     if (farthest(x, std::min(n, lanes)) > magnitude(rate.tame)) return wild;  // most rows that are not tame show it at once
     return sum_of_row<TAME, with_largest, Result>(x, y, tails, n, T(0), Shift<T>::none(), rate, threads);
