@@ -27,6 +27,7 @@ struct Columns {
     const T* x;
     ptrdiff_t used = 0;  // lanes
     ptrdiff_t n, after, count;  // count <= width columns of n elements, `after` apart
+    ptrdiff_t ahead;  // from an element to what is asked for
     Rate<Work> rate;
     T* stored = nullptr;  // n rows of powers, and n of their tails
     alignas(64) double high[lanes][width];  // of a chunk
@@ -36,8 +37,10 @@ struct Columns {
     alignas(64) Work top[width], top_tail[width];  // its power
     alignas(64) Work value[kept][width], tail[kept][width];  // the powers of short columns; of long ones they go to y, or nowhere
 
-    Columns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature)
-        : x(x), n(n), after(after), count(count), rate(temperature) {}
+    // Of arrays that no cache holds: in a tile of short columns the processor has no time to foresee the next row, so that of
+    // the next tile is asked for.
+    Columns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, bool streams)
+        : x(x), n(n), after(after), count(count), ahead(is_short && streams ? count : after), rate(temperature) {}
 
     // The powers and their sums; false where a column is not tame.
     template <bool keep, bool with_largest>
@@ -74,8 +77,8 @@ struct Columns {
         if constexpr (with_largest && !is_short) keep_larger(largest, row, count);
         for (ptrdiff_t c = 0; c < count; c += strip) {
             ptrdiff_t length = std::min(strip, count - c);
-            fetch<false>(row + after + c, length);
-            if (keep && !may_store) fetch<true>(e + after + c, length);
+            fetch<false>(row + ahead + c, length);
+            if (keep && !may_store) fetch<true>(e + ahead + c, length);
             far = std::max(far, add_strip<keep, with_largest, is_first>(row + c, e + c, e_tail + c, j, c, length, rate));
         }
         return far;
@@ -143,7 +146,7 @@ struct Columns {
             const Work *v = value[is_short ? j : 0], *t = tail[is_short ? j : 0];
             if constexpr (keep && may_store) v = stored + j * count, t = v + n * count;
             const Rate<Work> r = rate;
-            if constexpr (is_short || keep) fetch<true>(e + after, count);  // others compute for longer than they write
+            if constexpr (is_short || keep) fetch<true>(e + ahead, count);  // others compute for longer than they write
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c) {
                 if constexpr (wider) e[c] = static_cast<T>(v[c] * by[c]);
@@ -211,7 +214,7 @@ struct Columns {
         for (ptrdiff_t j = 0; j < n; ++j) {
             const T* row = x + j * after;
             T* to = y + j * after;
-            fetch<true>(to + after, count);
+            fetch<true>(to + ahead, count);
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c)
                 to[c] = static_cast<T>(log_probability<T, Work>(row[c], largest[c], inverse, log[c]));
@@ -221,10 +224,11 @@ struct Columns {
 
 // The function of some columns; false where that does not go, and y may hold anything. The scratch has room for one.
 template <Function function, class T, bool is_short, class... Types>
-bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, T* scratch) {
+bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, T* scratch,
+                  bool streams = false) {
     using Tile = Columns<T, is_short, Types...>;
     if (count < 8 || (x == y && !is_short && sizeof(T) == 4)) return false;
-    Tile tile(x, n, after, count, temperature);
+    Tile tile(x, n, after, count, temperature, streams);
     constexpr bool keep = function == SOFTMAX && !is_short && sizeof(T) == 4;
     if constexpr (function == SOFTMAX && Tile::may_store)
         if (Tile::stores(n, after)) {

@@ -330,7 +330,7 @@ bool columns(const Rows& r) {
                     return tame_few_columns<function>(Strided<T>{x, r.after}, y, r.n, count, temperature, r.threads);
             if (is_rest) return false;
             if (is_few<function, T>(r.n)) return few_logs<function>(x, y, r.n, r.after, r.after, count, temperature);
-            return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch));
+            return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch), r.streams);
         });
 }
 

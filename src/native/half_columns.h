@@ -21,7 +21,7 @@ bool short_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, pt
     auto of_tile = tame_columns<function, float, true>;
     if constexpr (function == SOFTMAX) of_tile = tame_columns<SOFTMAX, float, true, float, Half>;
     bool done = is_few<function, float, Half>(n) ? few_logs<function, float, Half>(tile, results, n, width, width, width, temperature)
-                                                 : of_tile(tile, results, n, width, width, temperature, column);
+                                                 : of_tile(tile, results, n, width, width, temperature, column, false);
     if (!done) return false;
     for (ptrdiff_t j = 0; j < (function == LOGSUMEXP ? 1 : n); ++j) narrow(results + j * width, y + j * after, count);
     return true;
