@@ -185,11 +185,13 @@ bool half_logs(const float* x, float* y, Number n, ptrdiff_t x_stride, ptrdiff_t
     return true;
 }
 
-// visit(n), of a constant where that is faster.
-template <class T, ptrdiff_t known = sizeof(T) == 8 ? 2 : 10, class Visit>
+// visit(n), of a constant up to `known`, where that is faster.
+template <class T>
+constexpr ptrdiff_t most_known = sizeof(T) == 8 ? 15 : 10;
+template <ptrdiff_t known, class Visit>
 auto visit_few(ptrdiff_t n, Visit visit) {
     if (n == known) return visit(std::integral_constant<ptrdiff_t, known>());
-    if constexpr (known > 2) return visit_few<T, known - 1>(n, visit);
+    if constexpr (known > 2) return visit_few<known - 1>(n, visit);
     else return visit(n);
 }
 
@@ -198,7 +200,7 @@ template <Function function, class T, class Result = T, ptrdiff_t longest = most
 bool few_logs(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdiff_t count, double temperature) {
     if constexpr (are_half_logs<function, Result> && longest > 2) {
         if (n == 2) return few_logs<function, T, Result, 2>(x, y, n, x_stride, y_stride, count, temperature);
-        return visit_few<T>(n, [=](auto n) { return half_logs<Result>(x, y, n, x_stride, y_stride, count, temperature); });
+        return visit_few<most_known<T>>(n, [=](auto n) { return half_logs<Result>(x, y, n, x_stride, y_stride, count, temperature); });
     } else {
         if (n == longest) return FewLogs<function, T, longest, Result>(x, x_stride, temperature)(y, y_stride, count);
         if constexpr (longest > 2) return few_logs<function, T, Result, longest - 1>(x, y, n, x_stride, y_stride, count, temperature);
@@ -206,27 +208,44 @@ bool few_logs(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_str
     }
 }
 
-// Of up to few_logs_width rows, laid side by side.
-constexpr ptrdiff_t few_logs_width = 128;
-template <Function function, class T, class Result = T>
-bool few_logs_of_rows(const T* x, T* y, ptrdiff_t n, ptrdiff_t count, double temperature) {
-    constexpr ptrdiff_t width = few_logs_width, longest = most_few_logs<function, T, Result>;
-    if (count == 1 && sizeof(T) == sizeof(Result)) return few_logs<function, T, Result>(x, y, n, 1, 1, 1, temperature);
-    alignas(64) T columns[longest * width], results[longest * width];
+// Rows lie side by side in scratch, so many at a time.
+constexpr ptrdiff_t few_rows_width = 128;
+
+// Lays rows so, in whole vectors, which it returns.
+template <ptrdiff_t known, class T>
+ptrdiff_t side_by_side(const T* x, T* columns, ptrdiff_t n, ptrdiff_t count) {
+    constexpr ptrdiff_t width = few_rows_width;
     ptrdiff_t whole = whole_vectors(count);
-    visit_few<T>(n, [=, &columns](auto n) {
+    visit_few<known>(n, [=](auto n) {
 #pragma omp simd
         for (ptrdiff_t r = 0; r < count; ++r)
             for (ptrdiff_t j = 0; j < n; ++j) columns[j * width + r] = x[r * n + j];
     });
     for (ptrdiff_t j = 0; j < n; ++j) std::fill(columns + j * width + count, columns + j * width + whole, T(0));
-    if (!few_logs<function, T, Result>(columns, results, n, width, width, whole, temperature)) return false;
-    if (function == LOGSUMEXP) return std::copy_n(results, count, y), true;
-    visit_few<T>(n, [=, &results](auto n) {
+    return whole;
+}
+
+// And back.
+template <ptrdiff_t known, class T>
+void row_by_row(const T* columns, T* y, ptrdiff_t n, ptrdiff_t count) {
+    constexpr ptrdiff_t width = few_rows_width;
+    visit_few<known>(n, [=](auto n) {
 #pragma omp simd
         for (ptrdiff_t r = 0; r < count; ++r)
-            for (ptrdiff_t j = 0; j < n; ++j) y[r * n + j] = results[j * width + r];
+            for (ptrdiff_t j = 0; j < n; ++j) y[r * n + j] = columns[j * width + r];
     });
+}
+
+// Of up to few_rows_width rows.
+template <Function function, class T, class Result = T>
+bool few_logs_of_rows(const T* x, T* y, ptrdiff_t n, ptrdiff_t count, double temperature) {
+    constexpr ptrdiff_t width = few_rows_width, longest = most_few_logs<function, T, Result>, known = most_known<T>;
+    if (count == 1 && sizeof(T) == sizeof(Result)) return few_logs<function, T, Result>(x, y, n, 1, 1, 1, temperature);
+    alignas(64) T columns[longest * width], results[longest * width];
+    ptrdiff_t whole = side_by_side<known>(x, columns, n, count);
+    if (!few_logs<function, T, Result>(columns, results, n, width, width, whole, temperature)) return false;
+    if (function == LOGSUMEXP) std::copy_n(results, count, y);
+    else row_by_row<known>(results, y, n, count);
     return true;
 }
 

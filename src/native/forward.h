@@ -2,7 +2,7 @@
 #pragma once
 #include "columns.h"
 #include "few_columns.h"
-#include "few_logs.h"
+#include "few_softmax.h"
 #include "gathered.h"
 #include "half_columns.h"
 #include "half_rows.h"
@@ -54,10 +54,13 @@ struct Call {
     }
 
     void rows(ptrdiff_t count) {
-        if constexpr (function != SOFTMAX)
+        if constexpr (function == SOFTMAX) {
+            if (n <= short_row_of<function, T>) return short_softmax(count);
+        } else {
             if (is_few<function, T>(n)) return few_rows(count);
-        if (n <= short_row_of<function, T>) short_rows<true>(count);
-        else if (n <= middle_row_of<function, T>) short_rows<false>(count);
+            if (n <= short_row_of<function, T>) return short_rows<true>(count);
+        }
+        if (n <= middle_row_of<function, T>) short_rows<false>(count);
         else if constexpr (function == SOFTMAX) long_softmax(count);
         else long_logs(count);
     }
@@ -65,12 +68,23 @@ struct Call {
     template <class Result = T>
     void few_rows(ptrdiff_t count) {
         for (ptrdiff_t left = count, some; left > 0; left -= some) {
-            some = std::min(left, stride ? 1 : few_logs_width);
+            some = std::min(left, stride ? 1 : few_rows_width);
             if (few_logs_of_rows<function, T, Result>(x, y, n, some, *temperature)) advance(some);
             else
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1))
                     if (!few_logs_of_rows<function, T, Result>(x, y, n, 1, *temperature))
                         invalid |= row_without_maximum<function>(x, y, n, maximum(x, n));
+        }
+    }
+
+    // Tame rows of a few elements side by side.
+    template <class Result = T>
+    void short_softmax(ptrdiff_t count) {
+        bool are_few = n >= 2 && n <= few_in_row<Result> && count > 1 && !stride;
+        for (ptrdiff_t some; count > 0; count -= some) {
+            some = are_few ? std::min(count, few_rows_width) : count;
+            if (are_few && few_softmax_of_rows<Result>(x, y, n, some, *temperature)) advance(some);
+            else short_rows<true, FewWork<Result>, Result>(some);
         }
     }
 
@@ -211,7 +225,7 @@ bool short_half_rows(const Rows& r) {
         widen(static_cast<const Half*>(r.x) + i * r.n, x, some * r.n);
         Rows rows{x, y, some, r.n, r.temperature + i * r.temperature_stride, r.temperature_stride};
         Call<function, float> call(rows);
-        if constexpr (function == SOFTMAX) call.template short_rows<true, float, Half>(some);
+        if constexpr (function == SOFTMAX) call.template short_softmax<Half>(some);
         else if (is_few<function, float, Half>(r.n)) call.template few_rows<Half>(some);
         else call.rows(some);
         invalid |= call.invalid;
@@ -319,9 +333,11 @@ bool columns(const Rows& r) {
     using Tile = Columns<T, is_short>;
     // The compiler computes what is not a whole vector one by one; beside many columns that does not matter.
     constexpr bool go_by_chunks = !is_short && sizeof(T) == 4;
-    bool are_split = go_by_chunks || (r.after <= Tile::width && !is_few<function, T>(r.n));
+    bool are_few = function == SOFTMAX ? r.n >= 2 && r.n <= few_in_column<T> : is_few<function, T>(r.n);
+    bool are_split = go_by_chunks || (r.after <= Tile::width && !are_few);
     ptrdiff_t vector = are_split ? vector_size / sizeof(T) : 1;
     ptrdiff_t at_a_time = function == SOFTMAX && Tile::stores(r.n, r.after) ? columns_at_a_time(r.n) : Tile::at_a_time(r.n);
+    if (function == SOFTMAX && are_few) at_a_time = few_columns_width;
     return columns<function, T, contiguous_rows<function, T>>(
         r, at_a_time, vector, [&](const T* x, T* y, ptrdiff_t count, double temperature) {
             bool is_rest = count < vector && (vector_size == 64 || r.after > vector);  // with AVX2, a few alone are faster as they lie
@@ -329,7 +345,11 @@ bool columns(const Rows& r) {
                 if ((is_rest && go_by_chunks) || (count <= few_columns && r.streams))
                     return tame_few_columns<function>(Strided<T>{x, r.after}, y, r.n, count, temperature, r.threads);
             if (is_rest) return false;
-            if (is_few<function, T>(r.n)) return few_logs<function>(x, y, r.n, r.after, r.after, count, temperature);
+            if constexpr (function == SOFTMAX) {
+                if (are_few) return few_softmax_of_columns<T>(x, y, r.n, r.after, r.after, count, temperature);
+            } else if (are_few) {
+                return few_logs<function>(x, y, r.n, r.after, r.after, count, temperature);
+            }
             return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch), r.streams);
         });
 }
