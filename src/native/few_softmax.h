@@ -6,9 +6,9 @@ namespace {
 
 // Longer columns are not computed here, nor longer rows, which must be laid side by side.
 template <class Result>
-constexpr ptrdiff_t few_in_column = sizeof(Result) == 8 ? 15 : sizeof(Result) == 4 ? 6 : 10;
+constexpr ptrdiff_t few_in_column = sizeof(Result) == 8 ? 18 : sizeof(Result) == 4 ? 6 : 10;
 template <class Result>
-constexpr ptrdiff_t few_in_row = sizeof(Result) == 8 ? 15 : 4;
+constexpr ptrdiff_t few_in_row = sizeof(Result) == 8 ? 18 : 4;
 
 template <class Result>
 using FewWork = std::conditional_t<sizeof(Result) == 2, float, double>;
@@ -30,7 +30,7 @@ void few_softmax(const T* x, T* y, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdi
     for (ptrdiff_t i = 0; i < count; ++i) {
         Work e[n], tail[n];
         double high[4] = {}, low[4] = {};  // in four parts, see in_turn
-#pragma GCC unroll 16
+#pragma GCC unroll 18
         for (ptrdiff_t j = 0; j < n; ++j) {
             put(e[j], tail[j], power<Result>(static_cast<Work>(x[j * x_stride + i]), rate));
             if (j < 4) high[j] = e[j], low[j] = wider ? 0 : tail[j];
@@ -42,10 +42,10 @@ void few_softmax(const T* x, T* y, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdi
         Work by = 1 / static_cast<Work>(high[0]), by_low = 0;
         if constexpr (!wider) by_low = (fma(-by, high[0], 1.0) - by * low[0]) * by;
         T results[n];
-#pragma GCC unroll 16
+#pragma GCC unroll 18
         for (ptrdiff_t j = 0; j < n; ++j)
             results[j] = static_cast<T>(wider ? e[j] * by : scaled<Work>({e[j], tail[j]}, by, by_low));
-#pragma GCC unroll 16
+#pragma GCC unroll 18
         for (ptrdiff_t j = 0; j < n; ++j) y[j * y_stride + i] = results[j];
     }
 }
