@@ -136,10 +136,7 @@ struct Columns {
     template <bool keep>
     void softmax(T* y) {
         Work by[width], by_low[width];
-        for (ptrdiff_t c = 0; c < count; ++c) {
-            Scale<Work> scale = scale_of<Result, Work>({sum[c], sum_low[c]});
-            by[c] = scale.high, by_low[c] = scale.low;
-        }
+        for (ptrdiff_t c = 0; c < count; ++c) put(by[c], by_low[c], scale_of<Result, Work>({sum[c], sum_low[c]}));
         for (ptrdiff_t j = 0; j < n; ++j) {
             const T* row = x + j * after;
             T* e = y + j * after;
@@ -225,7 +222,7 @@ struct Columns {
 // The function of some columns; false where that does not go, and y may hold anything. The scratch has room for one.
 template <Function function, class T, bool is_short, class... Types>
 bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, T* scratch,
-                  bool streams = false) {
+                  bool streams) {
     using Tile = Columns<T, is_short, Types...>;
     if (count < 8 || (x == y && !is_short && sizeof(T) == 4)) return false;
     Tile tile(x, n, after, count, temperature, streams);

@@ -217,6 +217,11 @@ struct Scale {
     explicit Scale(Pair by) : high(static_cast<T>(by.high)), low(static_cast<T>((by.high - high) + by.low)) {}
 };
 
+template <class T>
+[[gnu::always_inline]] inline void put(T& high, T& low, Scale<T> by) {
+    high = by.high, low = by.low;
+}
+
 // 1 / sum, as exact as a Result needs.
 template <class Result, class T>
 [[gnu::always_inline]] inline Scale<T> scale_of(Pair sum) {

@@ -143,9 +143,6 @@ private:
     }
 };
 
-template <Function function, class T, class Result = T>
-constexpr bool is_few(ptrdiff_t n) { return function != SOFTMAX && n >= 2 && n <= most_few_logs<function, T, Result>; }
-
 // log_softmax of columns of n elements, 16-bit floats that became float32: whole vectors. False where the largest of one is not
 // finite, or the first NaN.
 template <class Half, class Number>
@@ -195,7 +192,7 @@ auto visit_few(ptrdiff_t n, Visit visit) {
     else return visit(n);
 }
 
-// Of columns of n elements, see is_few; T may be wider than the Result, and then they are whole vectors.
+// Of columns of n elements, from 2 to `longest`; T may be wider than the Result, and then they are whole vectors.
 template <Function function, class T, class Result = T, ptrdiff_t longest = most_few_logs<function, T, Result>>
 bool few_logs(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdiff_t count, double temperature) {
     if constexpr (are_half_logs<function, Result> && longest > 2) {

@@ -1,4 +1,5 @@
-// softmax of rows of a few elements, a number known to the compiler: side by side, all of a row in registers.
+// Rows of a few elements, a number known to the compiler: softmax of them, side by side, all of a row in registers; and the choice
+// between it and their logarithms.
 #pragma once
 #include "few_logs.h"
 
@@ -39,8 +40,8 @@ void few_softmax(const T* x, T* y, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdi
         if constexpr (n > 2) add_term<T>(high[0], low[0], high[2], low[2]);
         if constexpr (n > 3) add_term<T>(high[1], low[1], high[3], low[3]);
         add_term<T>(high[0], low[0], high[1], low[1]);
-        Work by = 1 / static_cast<Work>(high[0]), by_low = 0;
-        if constexpr (!wider) by_low = (fma(-by, high[0], 1.0) - by * low[0]) * by;
+        Work by, by_low;
+        put(by, by_low, scale_of<Result, Work>({high[0], low[0]}));
         T results[n];
 #pragma GCC unroll 18
         for (ptrdiff_t j = 0; j < n; ++j)
@@ -57,9 +58,15 @@ void few_softmax(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_
     if constexpr (longest > 2) few_softmax<T, Result, longest - 1>(x, y, n, x_stride, y_stride, count, temperature);
 }
 
-// False, and nothing written, where a column is not tame.
-template <class Result, class T>
-bool few_softmax_of_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdiff_t count, double temperature) {
+template <Function function, class T, class Result = T>
+constexpr bool is_few(ptrdiff_t n) {
+    return n >= 2 && n <= (function == SOFTMAX ? few_in_column<Result> : most_few_logs<function, T, Result>);
+}
+
+// The function of such columns; false, and nothing written, where softmax of one is not tame, or its logarithm not finite.
+template <Function function, class Result, class T>
+bool few_of_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdiff_t count, double temperature) {
+    if constexpr (function != SOFTMAX) return few_logs<function, T, Result>(x, y, n, x_stride, y_stride, count, temperature);
     for (ptrdiff_t j = 0; j < n; ++j)
         if (!are_tame<Result>(x + j * x_stride, count, temperature)) return false;
     few_softmax<T, Result>(x, y, n, x_stride, y_stride, count, temperature);

@@ -333,7 +333,7 @@ bool columns(const Rows& r) {
     using Tile = Columns<T, is_short>;
     // The compiler computes what is not a whole vector one by one; beside many columns that does not matter.
     constexpr bool go_by_chunks = !is_short && sizeof(T) == 4;
-    bool are_few = function == SOFTMAX ? r.n >= 2 && r.n <= few_in_column<T> : is_few<function, T>(r.n);
+    bool are_few = is_few<function, T>(r.n);
     bool are_split = go_by_chunks || (r.after <= Tile::width && !are_few);
     ptrdiff_t vector = are_split ? vector_size / sizeof(T) : 1;
     ptrdiff_t at_a_time = function == SOFTMAX && Tile::stores(r.n, r.after) ? columns_at_a_time(r.n) : Tile::at_a_time(r.n);
@@ -345,11 +345,7 @@ bool columns(const Rows& r) {
                 if ((is_rest && go_by_chunks) || (count <= few_columns && r.streams))
                     return tame_few_columns<function>(Strided<T>{x, r.after}, y, r.n, count, temperature, r.threads);
             if (is_rest) return false;
-            if constexpr (function == SOFTMAX) {
-                if (are_few) return few_softmax_of_columns<T>(x, y, r.n, r.after, r.after, count, temperature);
-            } else if (are_few) {
-                return few_logs<function>(x, y, r.n, r.after, r.after, count, temperature);
-            }
+            if (are_few) return few_of_columns<function, T>(x, y, r.n, r.after, r.after, count, temperature);
             return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch), r.streams);
         });
 }

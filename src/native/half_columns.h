@@ -18,16 +18,10 @@ bool short_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, pt
         widen(x + j * after, tile + j * width, count);
         std::fill(tile + j * width + count, tile + (j + 1) * width, 0.0f);
     }
-    bool done;
-    if constexpr (function == SOFTMAX) {
-        if (n >= 2 && n <= few_in_column<Half>)
-            done = few_softmax_of_columns<Half>(tile, results, n, width, width, width, temperature);
-        else done = tame_columns<SOFTMAX, float, true, float, Half>(tile, results, n, width, width, temperature, column);
-    } else if (is_few<function, float, Half>(n)) {
-        done = few_logs<function, float, Half>(tile, results, n, width, width, width, temperature);
-    } else {
-        done = tame_columns<function, float, true>(tile, results, n, width, width, temperature, column);
-    }
+    auto of_tile = tame_columns<function, float, true>;
+    if constexpr (function == SOFTMAX) of_tile = tame_columns<SOFTMAX, float, true, float, Half>;
+    bool done = is_few<function, float, Half>(n) ? few_of_columns<function, Half>(tile, results, n, width, width, width, temperature)
+                                                 : of_tile(tile, results, n, width, width, temperature, column, false);
     if (!done) return false;
     for (ptrdiff_t j = 0; j < (function == LOGSUMEXP ? 1 : n); ++j) narrow(results + j * width, y + j * after, count);
     return true;

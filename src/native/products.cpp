@@ -69,12 +69,13 @@ bool converted_pairs(const Rows& r) {
     return false;
 }
 
-// With as many elements asked for that follow.
-template <bool to_write, class From, class To, class T>
-void convert_ahead(const From* from, To* to, ptrdiff_t n, const T* memory) {
+// With what follows asked for: to write it, where that is the 16-bit floats, else to read it.
+template <class From, class To>
+void convert_ahead(const From* from, To* to, ptrdiff_t n) {
     constexpr ptrdiff_t strip = 64;
     for (ptrdiff_t i = 0; i < n; i += strip) {
-        fetch<to_write>(memory + n + i, strip);
+        if constexpr (sizeof(To) == 2) fetch<true>(to + n + i, strip);
+        else fetch<false>(from + n + i, strip);
         convert(from + i, to + i, std::min(strip, n - i));
     }
 }
@@ -91,7 +92,7 @@ bool gathered_products(const Rows& r) {
             auto from = static_cast<const T*>(a) + offset;
             if (r.layouts && r.layouts[i - 1].ndim) gather_rows<T>(a, r.layouts[i - 1], first, to, n, some);
             else if (r.after > 1) gather(from, r.after, to, n, some);
-            else convert_ahead<false>(from, to, some * n, from);
+            else convert_ahead(from, to, some * n);
             return to;
         };
         T* y = static_cast<T*>(r.y) + offset;
@@ -104,7 +105,7 @@ bool gathered_products(const Rows& r) {
         part.threads = r.threads;
         if (!converted_pairs<function, T>(part)) contiguous_products<function, Work>(part);
         if (r.after > 1) scatter(result, y, r.after, n, some);
-        else if constexpr (sizeof(T) == 2) convert_ahead<true>(result, y, some * n, y);
+        else if constexpr (sizeof(T) == 2) convert_ahead(result, y, some * n);
     });
     return false;
 }

@@ -264,7 +264,7 @@ template <Terms terms, bool stores, bool has_tails, bool with_largest, class Res
         next.put(d);
     };
     auto is_tame = [&] {
-        Magnitude<T> m[lanes];
+        Magnitude<T> m[lanes];  // a copy: these lanes stay in registers
         std::copy_n(farthest, lanes, m);
         fold_maximum<lanes / 2>(m);
         return m[0] <= magnitude(rate.tame);
