@@ -147,11 +147,13 @@ template <class Result, class T>
     return power<Result>(reduced<Result>(d, bias, high, low));
 }
 
-// exp((x - c) / T) * 2^-K.
+// exp((x - c) / T) * 2^-K; below the limit nothing, not even a subnormal number, which some processors are slow with.
 template <class Result, class T>
 [[gnu::always_inline]] inline Reduced<T> reduced(T x, Shift<T> s, Rate<T> rate) {
-    T d = x - s.c;
-    return reduced<Result>(d < s.limit ? s.limit : d, s.bias, rate.high, rate.low);  // NaN stays
+    T d = x - s.c, r, rest, scale;
+    bool vanishes = d < s.limit;  // NaN stays
+    put(r, rest, scale, reduced<Result>(vanishes ? s.limit : d, s.bias, rate.high, rate.low));
+    return {r, rest, vanishes ? 0 : scale};
 }
 
 template <class Result, class T>
