@@ -223,6 +223,32 @@ def test_columns_of_every_kind(rng: np.random.Generator) -> None:
 
 
 @every_function
+@every_float
+@pytest.mark.parametrize("n", [2, 5, 9, 17, 33, 50, 63, 64, 100, 257, 600, 2100])
+def test_masked_shifted_and_far_rows(
+    n: int, dtype: np.dtype, name: str, rng: np.random.Generator
+) -> None:
+    """Among tame rows and among their like, in rows and in columns, as alone; and accurate."""
+    tame = 3 * rng.standard_normal((24, n))
+    masked = np.where(rng.random(tame.shape) < 0.25, -np.inf, tame)
+    masked[:, rng.integers(n)] = 1
+    far = np.where(rng.random(tame.shape) < 0.25, -6e4, tame)
+    for wild in (masked, far, tame + 1000, tame - 300, 300 * tame):
+        x = cast(np.concatenate([wild, tame]), dtype)
+        alone = one_by_one(name, x)
+        assert_accurate(name, alone[:4], exact(name, x[:4]), dtype)
+        for order in (slice(0, 24), slice(None), rng.permutation(len(x))):
+            some = x[order].copy()
+            assert_same_bits(FUNCTIONS[name](some), alone[order])
+            columns = FUNCTIONS[name](np.ascontiguousarray(some.T), axis=0)
+            assert_same_bits(columns.T, alone[order])
+            some[-1, -1] = np.nan
+            assert_same_bits(FUNCTIONS[name](some)[:-1], alone[order][:-1])
+            columns = FUNCTIONS[name](np.ascontiguousarray(some.T), axis=0)
+            assert_same_bits(columns.T[:-1], alone[order][:-1])
+
+
+@every_function
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
 def test_long_columns(name: str, dtype: np.dtype, rng: np.random.Generator) -> None:
     """Sums of more elements than a chunk (16384) are the same in columns."""

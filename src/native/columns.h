@@ -1,6 +1,7 @@
 // Rows that lie across memory, side by side: a tile of columns at a time, each sum in the order of a contiguous row.
 //
-// Only for tame columns; others are gathered and computed as rows, with the same bits.
+// Where one of them is not tame, all are relative to their maxima; where one of these is not finite, all are gathered and computed
+// as rows. The bits are the same.
 #pragma once
 #include "short_rows.h"
 
@@ -33,7 +34,9 @@ struct Columns {
     alignas(64) double high[lanes][width];  // of a chunk
     alignas(64) Work low[lanes][width];
     alignas(64) double sum[width], sum_low[width];
-    alignas(64) T largest[width];  // of the logarithms
+    alignas(64) T largest[width];  // of the logarithms, and of columns that are not tame, whose shifts follow
+    alignas(64) Work shift[width], limit[width];
+    alignas(64) typename Format<Work>::Bits bias[width];
     alignas(64) Work top[width], top_tail[width];  // its power
     alignas(64) Work value[kept][width], tail[kept][width];  // the powers of short columns; of long ones they go to y, or nowhere
 
@@ -42,81 +45,107 @@ struct Columns {
     Columns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, bool streams)
         : x(x), n(n), after(after), count(count), ahead(is_short && streams ? count : after), rate(temperature) {}
 
-    // The powers and their sums; false where a column is not tame.
-    template <bool keep, bool with_largest>
+    // The powers and their sums; false where a column is not as tame as it should be.
+    template <bool keep, bool with_largest, bool tame>
     bool powers(T* y) {
         if (with_largest) std::fill_n(largest, count, -std::numeric_limits<T>::infinity());
-        bool tame = add_powers<keep, with_largest>(y, 0, std::min(n, chunk));
-        for (ptrdiff_t c = 0; c < count; ++c) sum[c] = high[0][c], sum_low[c] = wider ? 0 : low[0][c];
-        for (ptrdiff_t j = chunk; j < n && tame; j += chunk) {
-            tame = add_powers<keep, with_largest>(y, j, std::min(j + chunk, n));
-            for (ptrdiff_t c = 0; c < count; ++c) accumulate(sum[c], sum_low[c], high[0][c], low[0][c]);
+        for (ptrdiff_t j = 0; j < n; j += chunk) {
+            if (!add_powers<keep, with_largest, tame>(y, j, std::min(j + chunk, n))) return false;
+            if (j == 0)
+                for (ptrdiff_t c = 0; c < count; ++c) sum[c] = high[0][c], sum_low[c] = wider ? 0 : low[0][c];
+            else
+                for (ptrdiff_t c = 0; c < count; ++c) accumulate(sum[c], sum_low[c], high[0][c], low[0][c]);
         }
-        return tame && farthest(sum, count) < magnitude(Format<Work>::tame_sum);
+        return !tame || farthest(sum, count) < magnitude(Format<Work>::tame_sum);
+    }
+
+    // The maxima and what follows from them; false where one is not finite.
+    bool shifts() {
+        std::fill_n(largest, count, -std::numeric_limits<T>::infinity());
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            fetch<false>(x + j * after + ahead, count);
+            keep_larger(largest, x + j * after, count);
+        }
+        const Rate<Work> r = rate;
+        Magnitude<T> all = 1;
+#pragma omp simd reduction(& : all)
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            T m = largest[c];
+            all &= m - m == 0 ? 1 : 0;
+            put(shift[c], limit[c], bias[c], Shift<Work>(static_cast<Work>(m), r));
+        }
+        return all != 0;
     }
 
     // Of the elements from j to end of all columns, with their sums in high[0] + low[0].
-    template <bool keep, bool with_largest>
+    template <bool keep, bool with_largest, bool tame>
     bool add_powers(T* y, ptrdiff_t j, ptrdiff_t end) {
         used = std::min(lanes, end - j);
         ptrdiff_t first = j + used;
-        Magnitude<T> far = 0;
-        for (; j < first; ++j) far = std::max(far, add_row<keep, with_largest, true>(y, j));
-        for (; j < end; ++j) far = std::max(far, add_row<keep, with_largest, false>(y, j));
+        const Magnitude<T> farthest = magnitude(static_cast<T>(rate.tame));
+        for (; j < first; ++j)
+            if (add_row<keep, with_largest, true, tame>(y, j) > farthest) return false;
+        for (; j < end; ++j)
+            if (add_row<keep, with_largest, false, tame>(y, j) > farthest) return false;
         add_lanes();
-        return far <= magnitude(static_cast<T>(rate.tame));
+        return true;
     }
 
     // Of the j-th elements of all columns, the first of their lane or not.
-    template <bool keep, bool with_largest, bool is_first>
+    template <bool keep, bool with_largest, bool is_first, bool tame>
     Magnitude<T> add_row(T* y, ptrdiff_t j) {
         const T* row = x + j * after;
         T *e = y + j * after, *e_tail = nullptr;
         if constexpr (keep && may_store) e = stored + j * count, e_tail = e + n * count;
-        Magnitude<T> far = wider_work ? farthest(row, count) : 0;  // beside the powers it would be as wide as they are
+        Magnitude<T> far = tame && wider_work ? farthest(row, count) : 0;  // beside the powers it would be as wide as they are
         if constexpr (with_largest && !is_short) keep_larger(largest, row, count);
         for (ptrdiff_t c = 0; c < count; c += strip) {
             ptrdiff_t length = std::min(strip, count - c);
             fetch<false>(row + ahead + c, length);
             if (keep && !may_store) fetch<true>(e + ahead + c, length);
-            far = std::max(far, add_strip<keep, with_largest, is_first>(row + c, e + c, e_tail + c, j, c, length, rate));
+            far = std::max(far, add_strip<keep, with_largest, is_first, tame>(row + c, e + c, e_tail + c, j, c, length, rate));
         }
         return far;
     }
 
     // Of the j-th elements of some columns, from c on; a copy of the rate is what no store can change.
-    template <bool keep, bool with_largest, bool is_first>
+    template <bool keep, bool with_largest, bool is_first, bool tame>
     [[gnu::always_inline]] Magnitude<T> add_strip(const T* row, T* e, T* e_tail, ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, Rate<Work> rate) {
         double* h = high[j % lanes] + c;
         Work *s = low[j % lanes] + c, *v = value[is_short ? j : 0] + c, *t = tail[is_short ? j : 0] + c;
         Work *of_largest = top + c, *its_tail = top_tail + c;
+        const Work *shifts = shift + c, *limits = limit + c;
+        const auto* biases = bias + c;
         T* m = largest + c;
         Magnitude<T> far = 0;
         Work of_strip[adds_later ? strip : 1];
 #pragma omp simd reduction(max : far)
         for (ptrdiff_t i = 0; i < length; ++i) {
-            if constexpr (!wider_work) far = magnitude(row[i]) > far ? magnitude(row[i]) : far;
+            if constexpr (tame && !wider_work) far = magnitude(row[i]) > far ? magnitude(row[i]) : far;
             if constexpr (is_first) h[i] = 0;
             if constexpr (is_first && !wider) s[i] = 0;
             if constexpr (!keeps_tails) {
                 T r, rest, scale, p, p_tail;
-                put(r, rest, scale, reduced<Result>(row[i], rate));
+                if constexpr (tame) put(r, rest, scale, reduced<Result>(row[i], rate));
+                else put(r, rest, scale, reduced<Result>(row[i], Shift<T>(shifts[i], limits[i], biases[i]), rate));
                 add_power<Result, adds_later>(h[i], s[i], p, p_tail, r, rest, scale);
                 if constexpr (adds_later) of_strip[i] = p;
                 if constexpr (keep) e[i] = p;
                 continue;
             }
-            Power<Work> p = power<Result>(static_cast<Work>(row[i]), rate);
-            add_term<Result>(h[i], s[i], p.value, p.tail);
-            if constexpr (is_short) v[i] = p.value;
-            if constexpr (is_short && !wider) t[i] = p.tail;
+            Work p, p_tail;
+            if constexpr (tame) put(p, p_tail, power<Result>(static_cast<Work>(row[i]), rate));
+            else put(p, p_tail, power<Result>(static_cast<Work>(row[i]), Shift<Work>(shifts[i], limits[i], biases[i]), rate));
+            add_term<Result>(h[i], s[i], p, p_tail);
+            if constexpr (is_short) v[i] = p;
+            if constexpr (is_short && !wider) t[i] = p_tail;
             if constexpr (is_short && with_largest) {
                 bool is_larger = row[i] > m[i];
                 m[i] = is_larger ? row[i] : m[i];
-                of_largest[i] = is_larger ? p.value : of_largest[i];
-                if constexpr (!wider) its_tail[i] = is_larger ? p.tail : its_tail[i];
+                of_largest[i] = is_larger ? p : of_largest[i];
+                if constexpr (!wider) its_tail[i] = is_larger ? p_tail : its_tail[i];
             }
-            if constexpr (keep) e[i] = p.value, e_tail[i] = p.tail;
+            if constexpr (keep) e[i] = p, e_tail[i] = p_tail;
         }
         if constexpr (adds_later)
 #pragma omp simd
@@ -133,7 +162,7 @@ struct Columns {
                     add_term<Result>(high[l][c], low[l][c], high[l + half][c], low[l + half][c]);
     }
 
-    template <bool keep>
+    template <bool keep, bool tame>
     void softmax(T* y) {
         Work by[width], by_low[width];
         for (ptrdiff_t c = 0; c < count; ++c) put(by[c], by_low[c], scale_of<Result, Work>({sum[c], sum_low[c]}));
@@ -149,18 +178,23 @@ struct Columns {
                 if constexpr (wider) e[c] = static_cast<T>(v[c] * by[c]);
                 else if constexpr (is_short || (keep && may_store)) e[c] = scaled<Work>({v[c], t[c]}, by[c], by_low[c]);
                 else if constexpr (sizeof(T) == 4) e[c] = scaled<Work>({e[c], 0}, by[c], by_low[c]);
-                else e[c] = scaled(power<Result>(row[c], r), by[c], by_low[c]);
+                else if constexpr (tame) e[c] = scaled(power<Result>(row[c], r), by[c], by_low[c]);
+                else e[c] = scaled(power<Result>(row[c], Shift<Work>(shift[c], limit[c], bias[c]), r), by[c], by_low[c]);
             }
         }
     }
 
     // Makes of the sums log(sum(exp((x - max) / T))); columns where that takes more than the sum go through scratch.
+    template <bool tame>
     void logs(T* scratch) {
         double equal[width];
         std::fill_n(equal, count, 0.0);
-        if constexpr (is_short) keep_others(equal);
-        else
+        if constexpr (!tame)
+            for (ptrdiff_t c = 0; c < count; ++c)
+                put(top[c], top_tail[c], power<Result>(static_cast<Work>(largest[c]), Shift<Work>(shift[c], limit[c], bias[c]), rate));
+        else if constexpr (!is_short)
             for (ptrdiff_t c = 0; c < count; ++c) put(top[c], top_tail[c], power<Result>(largest[c], rate));
+        if constexpr (is_short) keep_others(equal);
 #pragma omp simd
         for (ptrdiff_t c = 0; c < count; ++c)
             to_log<T, is_short>(sum[c], sum_low[c], equal[c], Power<Work>{top[c], wider ? 0 : top_tail[c]});
@@ -219,32 +253,36 @@ struct Columns {
     }
 };
 
-// The function of some columns; false where that does not go, and y may hold anything. The scratch has room for one.
-template <Function function, class T, bool is_short, class... Types>
-bool tame_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, T* scratch,
-                  bool streams) {
+// What becomes of a tile; false where it is not as tame as it should be.
+template <Function function, bool tame, class T, bool is_short, class... Types>
+bool put_columns(Columns<T, is_short, Types...>& tile, T* y, double temperature, T* scratch) {
     using Tile = Columns<T, is_short, Types...>;
-    if (count < 8 || (x == y && !is_short && sizeof(T) == 4)) return false;
-    Tile tile(x, n, after, count, temperature, streams);
-    constexpr bool keep = function == SOFTMAX && !is_short && sizeof(T) == 4;
-    if constexpr (function == SOFTMAX && Tile::may_store)
-        if (Tile::stores(n, after)) {
-            tile.stored = scratch;
-            if (!tile.template powers<true, false>(y)) return false;
-            tile.template softmax<true>(y);
-            return true;
-        }
-    if (!tile.template powers<keep, function != SOFTMAX>(y)) return false;
     if constexpr (function == SOFTMAX) {
-        tile.template softmax<keep>(y);
-        return true;
+        auto softmax = [&](auto keep) {
+            if (!tile.template powers<keep, false, tame>(y)) return false;
+            return tile.template softmax<keep, tame>(y), true;
+        };
+        if constexpr (Tile::may_store)
+            if (Tile::stores(tile.n, tile.after)) return tile.stored = scratch, softmax(std::true_type());
+        return softmax(std::bool_constant<!is_short && sizeof(T) == 4>());
     } else {
-        tile.logs(scratch);
+        if (!tile.template powers<false, tame, tame>(y)) return false;
+        tile.template logs<tame>(scratch);
         if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, Inverse<typename Tile::Work>(temperature));
         else
-            for (ptrdiff_t c = 0; c < count; ++c) y[c] = shifted(tile.largest[c], {tile.sum[c], tile.sum_low[c]});
+            for (ptrdiff_t c = 0; c < tile.count; ++c) y[c] = shifted(tile.largest[c], {tile.sum[c], tile.sum_low[c]});
         return true;
     }
+}
+
+// The function of some columns; false where that does not go, and y may hold anything. The scratch has room for one.
+template <Function function, class T, bool is_short, class... Types>
+bool some_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, T* scratch,
+                  bool streams) {
+    if (count < 8 || (x == y && !is_short && sizeof(T) == 4)) return false;
+    Columns<T, is_short, Types...> tile(x, n, after, count, temperature, streams);
+    return put_columns<function, true>(tile, y, temperature, scratch) ||
+           (tile.shifts() && put_columns<function, false>(tile, y, temperature, scratch));
 }
 
 }  // namespace

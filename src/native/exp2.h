@@ -75,12 +75,12 @@ struct Shift {
     Bits bias;
     static Shift none() { return {0, -std::numeric_limits<T>::infinity(), std::bit_cast<Bits>(T(1))}; }
     Shift(T c, T limit, Bits bias) : c(c), limit(limit), bias(bias) {}
-    Shift(T m, const Rate<T>& rate) {
+    [[gnu::always_inline]] Shift(T m, Rate<T> rate) {
+        constexpr Bits one = std::bit_cast<Bits>(T(1)), offset = Format<T>::offset;
         c = std::fabs(m) > rate.near ? m : 0;
         limit = (m - c) - rate.window;
-        auto k = static_cast<typename std::make_signed<Bits>::type>(std::rint((m - c) * rate.high)) - Format<T>::offset;
-        constexpr Bits one = std::bit_cast<Bits>(T(1));
-        bias = one - (static_cast<Bits>(k) << Format<T>::mantissa);
+        T t = fma(m - c, rate.high, Format<T>::magic);  // its low bits are K
+        bias = one + ((offset - std::bit_cast<Bits>(t)) << Format<T>::mantissa);
     }
 };
 
@@ -114,6 +114,11 @@ struct Reduced {
 template <class T>
 [[gnu::always_inline]] inline void put(T& r, T& rest, T& scale, Reduced<T> d) {
     r = d.r, rest = d.rest, scale = d.scale;
+}
+
+template <class T>
+[[gnu::always_inline]] inline void put(T& c, T& limit, typename Format<T>::Bits& bias, Shift<T> s) {
+    c = s.c, limit = s.limit, bias = s.bias;
 }
 
 template <class Result, class T>

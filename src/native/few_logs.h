@@ -15,6 +15,19 @@ constexpr ptrdiff_t most_few_logs = are_half_logs<function, Result> ? 31 : sizeo
 // So many are computed for `count` columns: whole vectors, since loops over a few elements more are slow.
 inline ptrdiff_t whole_vectors(ptrdiff_t count) { return (count + lanes - 1) / lanes * lanes; }
 
+// Whether the largest of each of some columns is finite, and the first not NaN.
+template <ptrdiff_t n, class T>
+bool are_finite(const T* x, ptrdiff_t stride, ptrdiff_t count) {
+    Magnitude<T> all = 1;
+#pragma omp simd reduction(& : all)
+    for (ptrdiff_t i = 0; i < count; ++i) {
+        T m = x[i];
+        for (ptrdiff_t j = 1; j < n; ++j) m = x[j * stride + i] > m ? x[j * stride + i] : m;
+        all &= m - m == 0 ? 1 : 0;
+    }
+    return all != 0;
+}
+
 // Of columns, `x_stride` and `y_stride` apart; y may be x. Powers are doubles, or floats, see are_half_logs.
 template <Function function, class T, ptrdiff_t n, class Result>
 struct FewLogs {
@@ -33,7 +46,7 @@ struct FewLogs {
         constexpr bool are_pairs = n == 2;
         if constexpr (!are_pairs)
             if (are_tame(count)) return put<true>(y, y_stride, count), true;
-        if (!are_finite(count)) return false;
+        if (!are_finite<n>(x, x_stride, count)) return false;
         if constexpr (are_pairs) put_pairs(y, y_stride, count);
         else put<false>(y, y_stride, count);
         return true;
@@ -44,20 +57,6 @@ private:
         Magnitude<T> far = 0;
         for (ptrdiff_t j = 0; j < n; ++j) far = std::max(far, farthest(x + j * x_stride, count));
         return far <= magnitude(static_cast<T>(rate.tame));
-    }
-
-    // Whether the largest of each column is finite, and the first not NaN.
-    bool are_finite(ptrdiff_t count) const {
-        const T* xs = x;
-        const ptrdiff_t next = x_stride;
-        Magnitude<T> all = 1;
-#pragma omp simd reduction(& : all)
-        for (ptrdiff_t i = 0; i < count; ++i) {
-            T m = xs[i];
-            for (ptrdiff_t j = 1; j < n; ++j) m = xs[j * next + i] > m ? xs[j * next + i] : m;
-            all &= m - m == 0 ? 1 : 0;
-        }
-        return all != 0;
     }
 
     void put_pairs(T* y, ptrdiff_t y_stride, ptrdiff_t count) const {
@@ -87,6 +86,12 @@ private:
         }
     }
 
+    template <bool tame>
+    [[gnu::always_inline]] static inline Power<double> power_of(T x, double c, double limit, uint64_t bias, Rate<double> rate) {
+        if constexpr (tame) return power<T>(static_cast<double>(x), rate);
+        else return power<T>(static_cast<double>(x), Shift<double>(c, limit, bias), rate);
+    }
+
     // The others are summed up as they are compared: each element is the largest so far, or its power is added, and when a larger
     // one comes, that of the one before.
     template <bool tame>
@@ -103,24 +108,16 @@ private:
             if constexpr (!tame) {
 #pragma GCC unroll 16
                 for (ptrdiff_t j = 1; j < n; ++j) m = xs[j * next + i] > m ? xs[j * next + i] : m;
-                double most = m;
-                c = std::fabs(most) > r.near ? most : 0;
-                limit = (most - c) - r.window;
-                bias += (uint64_t{Format<double>::offset} - std::bit_cast<uint64_t>(fma(most - c, r.high, Format<double>::magic))) << 52;
+                ::put(c, limit, bias, Shift<double>(static_cast<double>(m), r));
                 m = xs[i];
             }
             double top, top_tail, others = 0, others_low = 0;
-            auto of = [=](T x_j) __attribute__((always_inline)) {
-                double d = x_j - c;
-                if constexpr (!tame) d = d < limit ? limit : d;
-                return power<T>(d, bias, r.high, r.low);
-            };
-            ::put(top, top_tail, of(m));
+            ::put(top, top_tail, power_of<tame>(m, c, limit, bias, r));
 #pragma GCC unroll 16
             for (ptrdiff_t j = 1; j < n; ++j) {
                 T x_j = xs[j * next + i];
                 double e, tail;
-                ::put(e, tail, of(x_j));
+                ::put(e, tail, power_of<tame>(x_j, c, limit, bias, r));
                 bool is_larger = x_j > m;
                 double less = is_larger ? top : e, less_tail = is_larger ? top_tail : tail;
                 add_term<T>(others, others_low, less, less_tail);

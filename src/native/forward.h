@@ -57,7 +57,7 @@ struct Call {
         if constexpr (function == SOFTMAX) {
             if (n <= short_row_of<function, T>) return short_softmax(count);
         } else {
-            if (is_few<function, T>(n)) return few_rows(count);
+            if (is_few<function, T>(n)) return few_logs(count);
             if (n <= short_row_of<function, T>) return short_rows<true>(count);
         }
         if (n <= middle_row_of<function, T>) short_rows<false>(count);
@@ -65,27 +65,29 @@ struct Call {
         else long_logs(count);
     }
 
-    template <class Result = T>
-    void few_rows(ptrdiff_t count) {
-        for (ptrdiff_t left = count, some; left > 0; left -= some) {
-            some = std::min(left, stride ? 1 : few_rows_width);
-            if (few_logs_of_rows<function, T, Result>(x, y, n, some, *temperature)) advance(some);
-            else
-                for (ptrdiff_t r = 0; r < some; ++r, advance(1))
-                    if (!few_logs_of_rows<function, T, Result>(x, y, n, 1, *temperature))
-                        invalid |= row_without_maximum<function>(x, y, n, maximum(x, n));
+    // Where few(count) gives up on some rows, it may do for less, and one(count) for the last.
+    template <class Few, class One>
+    void few_rows(ptrdiff_t count, ptrdiff_t at_a_time, Few few, One one) {
+        for (ptrdiff_t some; count > 0; count -= some) {
+            some = std::min(count, at_a_time);
+            if (few(some)) advance(some);
+            else if (some > 1) few_rows(some, (some + 7) / 8, few, one);
+            else one();
         }
     }
 
-    // Tame rows of a few elements side by side.
+    template <class Result = T>
+    void few_logs(ptrdiff_t count) {
+        few_rows(count, stride ? 1 : few_rows_width, [&](ptrdiff_t some) { return few_logs_of_rows<function, T, Result>(x, y, n, some, *temperature); },
+                 [&] { invalid |= row_without_maximum<function>(x, y, n, maximum(x, n)), advance(1); });
+    }
+
     template <class Result = T>
     void short_softmax(ptrdiff_t count) {
-        bool are_few = n >= 2 && n <= few_in_row<Result> && count > 1 && !stride;
-        for (ptrdiff_t some; count > 0; count -= some) {
-            some = are_few ? std::min(count, few_rows_width) : count;
-            if (are_few && few_softmax_of_rows<Result>(x, y, n, some, *temperature)) advance(some);
-            else short_rows<true, FewWork<Result>, Result>(some);
-        }
+        auto short_ones = [&](ptrdiff_t some) { short_rows<true, FewWork<Result>, Result>(some); };
+        if (n < 2 || n > few_in_row<Result> || count == 1 || stride) return short_ones(count);
+        few_rows(count, few_rows_width, [&](ptrdiff_t some) { return few_softmax_of_rows<Result>(x, y, n, some, *temperature); },
+                 [&] { short_ones(1); });
     }
 
     void long_logs(ptrdiff_t count) {
@@ -120,8 +122,8 @@ struct Call {
         T m = maximum(x, n, threads);
         if (!std::isfinite(m)) invalid |= row_without_maximum<function>(x, y, n, m);
         else if constexpr (function == SOFTMAX) softmax_row(x, y, tails, n, m, rate, threads);
-        else if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, m, inverse, log_of_rest(x, n, m, rate, threads), threads);
-        else *y = shifted(m, log_of_rest(x, n, m, rate, threads));
+        else if constexpr (function == LOG_SOFTMAX) log_softmax_of(x, y, n, m, inverse, log_of_row(x, n, m, rate, threads), threads);
+        else *y = shifted(m, log_of_row(x, n, m, rate, threads));
     }
 
     template <bool is_short, class... Types>
@@ -135,7 +137,8 @@ struct Call {
             if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
             ptrdiff_t some = std::min(left, stride ? 1 : block / n), tame;
             if constexpr (function == SOFTMAX) {
-                tame = some_rows.tame_powers(x, some * n, rate, y) ? some : 0;
+                bool done = some_rows.tame_powers(x, some * n, rate, y) || some_rows.wild_powers(x, 0, some, n, rate, y);
+                tame = done ? some : 0;
                 some_rows.softmax(y, tame, n);
             } else {
                 tame = tame_logs(some_rows, stride ? 1 : left, rate);
@@ -151,7 +154,7 @@ struct Call {
         }
     }
 
-    // The logarithms of the first rows, as far as they are tame, and not more than go well together: returns how many. They take
+    // The logarithms of the first rows, as far as their maxima are finite, and not more than go well together: returns how many. They take
     // long, and are computed for more rows at once than the powers.
     template <class Block, class Work>
     ptrdiff_t tame_logs(Block& rows, ptrdiff_t count, Rate<Work> rate) {
@@ -161,8 +164,11 @@ struct Call {
         for (ptrdiff_t some; done < count; done += some) {
             some = std::min(at_a_time, count - done);
             const T* from = x + done * n;
-            if (!rows.tame_powers(from, some * n, rate, function == LOGSUMEXP ? nullptr : y + done * n)) break;
-            rows.sums(from, done, some, n, rate);
+            const T* to = function == LOGSUMEXP ? nullptr : y + done * n;
+            if (rows.tame_powers(from, some * n, rate, to)) rows.tame_maxima(from, done, some, n, rate);
+            else if (rows.wild_powers(from, done, some, n, rate, to)) rows.wild_maxima(done, some, rate);
+            else break;
+            rows.sums(from, done, some, n);
         }
         rows.logs(done);
         return done;
@@ -226,7 +232,7 @@ bool short_half_rows(const Rows& r) {
         Rows rows{x, y, some, r.n, r.temperature + i * r.temperature_stride, r.temperature_stride};
         Call<function, float> call(rows);
         if constexpr (function == SOFTMAX) call.template short_softmax<Half>(some);
-        else if (is_few<function, float, Half>(r.n)) call.template few_rows<Half>(some);
+        else if (is_few<function, float, Half>(r.n)) call.template few_logs<Half>(some);
         else call.rows(some);
         invalid |= call.invalid;
         narrow(y, static_cast<Half*>(r.y) + i * n, some * n);
@@ -245,13 +251,13 @@ bool all_half_rows(const Rows& r) {
         auto y = static_cast<Half*>(r.y) + i * (function == LOGSUMEXP ? 1 : r.n);
         if (r.temperature_stride) rate = Rate<float>(r.temperature[i]), inverse = Inverse<float>(r.temperature[i]);
         if (function != SOFTMAX && r.n <= middle_row_of<function, Half>)
-            done = tame_half_logs<function>(x, y, r.n, r.temperature_stride ? 1 : r.first + r.count - i, rate, inverse);
-        else done = tame_half_row<function>(x, y, r.n, rate, inverse, static_cast<float*>(r.scratch), r.threads);
+            done = half_logs<function>(x, y, r.n, r.temperature_stride ? 1 : r.first + r.count - i, rate, inverse);
+        else done = half_row<function, true>(x, y, r.n, 0, rate, inverse, static_cast<float*>(r.scratch), r.threads);
         if (done > 0) continue;
         done = 1;
         float m = half_maximum(x, r.n, r.threads);
-        if (std::isfinite(m)) half_row<function>(x, y, r.n, m, rate, inverse, r.threads);
-        else invalid |= row_without_maximum<function>(x, y, r.n, m);
+        if (!std::isfinite(m)) invalid |= row_without_maximum<function>(x, y, r.n, m);
+        else half_row<function, false>(x, y, r.n, m, rate, inverse, static_cast<float*>(r.scratch), r.threads);
     }
     return invalid;
 }
@@ -346,7 +352,7 @@ bool columns(const Rows& r) {
                     return tame_few_columns<function>(Strided<T>{x, r.after}, y, r.n, count, temperature, r.threads);
             if (is_rest) return false;
             if (are_few) return few_of_columns<function, T>(x, y, r.n, r.after, r.after, count, temperature);
-            return tame_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch), r.streams);
+            return some_columns<function, T, is_short>(x, y, r.n, r.after, count, temperature, static_cast<T*>(r.scratch), r.streams);
         });
 }
 
@@ -367,7 +373,7 @@ bool half_rows(const Rows& r) {
     if (are_narrow<Half>(r)) return narrow_columns<function, Half, half_rows<function, Half>>(r);
     return columns<function, Half, all_half_rows<function, Half>>(
         r, half_width, 1, [&](const Half* x, Half* y, ptrdiff_t count, double temperature) {
-            return tame_half_columns<function>(x, y, r.n, r.after, count, temperature, static_cast<float*>(r.scratch));
+            return some_half_columns<function>(x, y, r.n, r.after, count, temperature, static_cast<float*>(r.scratch));
         });
 }
 

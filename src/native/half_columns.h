@@ -18,8 +18,8 @@ bool short_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, pt
         widen(x + j * after, tile + j * width, count);
         std::fill(tile + j * width + count, tile + (j + 1) * width, 0.0f);
     }
-    auto of_tile = tame_columns<function, float, true>;
-    if constexpr (function == SOFTMAX) of_tile = tame_columns<SOFTMAX, float, true, float, Half>;
+    auto of_tile = some_columns<function, float, true>;
+    if constexpr (function == SOFTMAX) of_tile = some_columns<SOFTMAX, float, true, float, Half>;
     bool done = is_few<function, float, Half>(n) ? few_of_columns<function, Half>(tile, results, n, width, width, width, temperature)
                                                  : of_tile(tile, results, n, width, width, temperature, column, false);
     if (!done) return false;
@@ -33,48 +33,69 @@ struct HalfColumns {
     ptrdiff_t n, after, count, width;  // count <= half_width columns of n elements, `after` apart
     Rate<float> rate;
     alignas(64) float part[half_width], lane[lanes][half_width], largest[half_width];
+    alignas(64) float shift[half_width], limit[half_width];
+    alignas(64) Format<float>::Bits bias[half_width];
     alignas(64) double of_chunk[half_width], sum[half_width];
 
     HalfColumns(const Half* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature)
         : x(x), n(n), after(after), count(count), width(whole_vectors(count)), rate(temperature) {
         std::fill_n(part, width, 0.0f);
-        std::fill_n(sum, width, 0.0);
-        std::fill_n(largest, count, -std::numeric_limits<float>::infinity());
     }
 
-    // The sums of the powers; false where a column is not tame.
-    template <bool with_largest>
+    // The maxima and what follows from them; false where one is not finite.
+    bool shifts() {
+        std::fill_n(largest, width, -std::numeric_limits<float>::infinity());
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            fetch<false>(x + (j + 1) * after, count);
+            widen(x + j * after, part, count);
+            keep_larger(largest, part, width);
+        }
+        const Rate<float> r = rate;
+        Magnitude<float> all = 1;
+#pragma omp simd reduction(& : all)
+        for (ptrdiff_t c = 0; c < width; ++c) {
+            all &= largest[c] - largest[c] == 0 ? 1 : 0;
+            put(shift[c], limit[c], bias[c], Shift<float>(largest[c], r));
+        }
+        return all != 0;
+    }
+
+    // The sums of the powers; false where a column is not as tame as it should be.
+    template <bool tame, bool with_largest>
     bool sums() {
-        Magnitude<float> far = 0;
+        if constexpr (with_largest) std::fill_n(largest, width, -std::numeric_limits<float>::infinity());
+        std::fill_n(sum, width, 0.0);
         for (ptrdiff_t from = 0; from < n; from += chunk) {
             ptrdiff_t end = std::min(from + chunk, n);
             std::fill_n(of_chunk, width, 0.0);
-            for (ptrdiff_t j = from; j < end; j += block) far = std::max(far, add_block<with_largest>(j, std::min(j + block, end)));
+            for (ptrdiff_t j = from; j < end; j += block)
+                if (!add_block<tame, with_largest>(j, std::min(j + block, end))) return false;
             for (ptrdiff_t c = 0; c < width; ++c) sum[c] += of_chunk[c];
         }
-        return far <= magnitude(rate.tame) && farthest(sum, count) < magnitude(Format<float>::tame_sum);
+        return !tame || farthest(sum, count) < magnitude(Format<float>::tame_sum);
     }
 
     // As HalfPowers has them.
-    template <bool with_largest>
-    Magnitude<float> add_block(ptrdiff_t from, ptrdiff_t end) {
-        Magnitude<float> far = 0;
+    template <bool tame, bool with_largest>
+    bool add_block(ptrdiff_t from, ptrdiff_t end) {
         for (float* l : lane) std::fill_n(l, width, 0.0f);
         for (ptrdiff_t j = from; j < end; ++j) {
             float* to = lane[(j - from) % lanes];
             fetch<false>(x + (j + 1) * after, count);
             widen(x + j * after, part, count);
-            if (with_largest) keep_larger(largest, part, count);
+            if (with_largest) keep_larger(largest, part, width);
             const Rate<float> r = rate;
+            Magnitude<float> far = 0;
 #pragma omp simd reduction(max : far)
             for (ptrdiff_t c = 0; c < width; ++c) {
-                far = magnitude(part[c]) > far ? magnitude(part[c]) : far;
-                to[c] += power<Half>(part[c], r).value;
+                if constexpr (tame) far = magnitude(part[c]) > far ? magnitude(part[c]) : far;
+                to[c] += half_power<Half, tame>(part[c], Shift<float>(shift[c], limit[c], bias[c]), r);
             }
+            if (tame && far > magnitude(r.tame)) return false;
         }
 #pragma omp simd
         for (ptrdiff_t c = 0; c < width; ++c) of_chunk[c] += sum_of_lanes<1>(0, c);
-        return far;
+        return true;
     }
 
     // Of every step-th lane of a column, in the order of fold_sum.
@@ -84,6 +105,7 @@ struct HalfColumns {
         else return sum_of_lanes<2 * step>(first, c) + sum_of_lanes<2 * step>(first + step, c);
     }
 
+    template <bool tame>
     void softmax(Half* y) {
         alignas(64) float scale[half_width];
         for (ptrdiff_t c = 0; c < count; ++c) scale[c] = static_cast<float>(1 / sum[c]);
@@ -92,18 +114,20 @@ struct HalfColumns {
             widen(x + j * after, part, count);
             const Rate<float> r = rate;
 #pragma omp simd
-            for (ptrdiff_t c = 0; c < count; ++c) part[c] = power<Half>(part[c], r).value * scale[c];
+            for (ptrdiff_t c = 0; c < count; ++c)
+                part[c] = half_power<Half, tame>(part[c], Shift<float>(shift[c], limit[c], bias[c]), r) * scale[c];
             narrow(part, y + j * after, count);
         }
     }
 
     // Makes of the sums their logarithms, relative to the largest; columns where one term outweighs the others go through scratch.
+    template <bool tame>
     void logs(float* scratch) {
         float top[half_width];
         double low[half_width] = {};
         bool is_outweighed[half_width];
         for (ptrdiff_t c = 0; c < count; ++c) {
-            top[c] = power<Half>(largest[c], rate).value;
+            top[c] = half_power<Half, tame>(largest[c], Shift<float>(shift[c], limit[c], bias[c]), rate);
             is_outweighed[c] = outweighs<Half>(Power<float>{top[c], 0}, sum[c]);
         }
 #pragma omp simd
@@ -127,22 +151,26 @@ struct HalfColumns {
     }
 };
 
+// What becomes of a tile; false, and y as it was, where it is not as tame as it should be.
+template <Function function, bool tame, class Half>
+bool put_half_columns(HalfColumns<Half>& tile, Half* y, double temperature, float* scratch) {
+    if (!tile.template sums<tame, tame && function != SOFTMAX>()) return false;
+    if constexpr (function == SOFTMAX) return tile.template softmax<tame>(y), true;
+    tile.template logs<tame>(scratch);
+    if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, Inverse<float>(temperature));
+    else
+        for (ptrdiff_t c = 0; c < tile.count; ++c) y[c] = Half(shifted(tile.largest[c], {tile.sum[c], 0}));
+    return true;
+}
+
 // The function of some columns; false where that does not go, and y is as it was. The scratch has room for one.
 template <Function function, class Half>
-bool tame_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, float* scratch) {
+bool some_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, float* scratch) {
     if (n <= short_half_row<function>) return short_half_columns<function>(x, y, n, after, count, temperature);
     if (count < 8) return false;
     HalfColumns<Half> tile(x, n, after, count, temperature);
-    if (!tile.template sums<function != SOFTMAX>()) return false;
-    if constexpr (function == SOFTMAX) {
-        tile.softmax(y);
-        return true;
-    }
-    tile.logs(scratch);
-    if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, Inverse<float>(temperature));
-    else
-        for (ptrdiff_t c = 0; c < count; ++c) y[c] = Half(shifted(tile.largest[c], {tile.sum[c], 0}));
-    return true;
+    return put_half_columns<function, true>(tile, y, temperature, scratch) ||
+           (tile.shifts() && put_half_columns<function, false>(tile, y, temperature, scratch));
 }
 
 }  // namespace

@@ -137,13 +137,23 @@ void add_to(Partition& p, const T* x, ptrdiff_t n, Shift<T> shift, Rate<T> rate,
         [&](ptrdiff_t equal) { p.equal += static_cast<double>(equal); });
 }
 
-// log(sum(exp((x - m) / T))) of a row.
+// log(sum(exp((x - m) / T))) of a row whose largest element may outweigh the others.
 template <class T>
 Pair log_of_rest(const T* x, ptrdiff_t n, T m, Rate<T> rate, int threads) {
     Shift<T> shift(m, rate);
     Partition p{m, 0, 0, 0};
     add_to(p, x, n, shift, rate, threads);
     return log_of<T>({p.others, p.low}, p.equal, power<T>(m, shift, rate));
+}
+
+// The same of any row.
+template <class T>
+Pair log_of_row(const T* x, ptrdiff_t n, T m, Rate<T> rate, int threads) {
+    Shift<T> shift(m, rate);
+    T* none = nullptr;
+    Pair sum = sum_of_powers<ALL, T>(x, none, n, m, shift, rate, threads);
+    Power<T> top = power<T>(m, shift, rate);
+    return outweighs<T>(top, sum.high) ? log_of_rest(x, n, m, rate, threads) : log_of<T>(sum, 0, top);
 }
 
 template <class T>

@@ -1,7 +1,8 @@
 // Rows too short to be worth loops of their own: the powers of a block of them in one loop, then row by row.
 //
 // The shortest are computed in double, each sum in four parts; the others in T, with the sums of long rows.
-// In a block that is not tame, and with a temperature for each row, every row has its own loop; the bits are the same.
+// In a block that is not tame, elements are reduced row by row, relative to its maximum; where one of these is not finite, and with a
+// temperature for each row, every row has its own loop. The bits are the same.
 #pragma once
 #include "kernels.h"
 #include "long_rows.h"
@@ -66,57 +67,73 @@ struct ShortRows {
     using Work = Working;
     static constexpr bool wider = sizeof(Result) < sizeof(Work);  // than the result: no tails are needed
     static constexpr ptrdiff_t width = vector_size / sizeof(T);  // so many at a time
-    alignas(64) Work e[block + lanes], tail[block + lanes], rest[block];
+    alignas(64) Work e[block + lanes], tail[block + lanes], rest[block + lanes];
     alignas(64) T max[block];  // of each row, and its logarithm
     alignas(64) double high[block], low[block], equal[block];
     alignas(64) Work top[block], top_tail[block];  // the power of the largest
+    alignas(64) Work shift[block], limit[block];
+    alignas(64) typename Format<Work>::Bits bias[block];
 
     static T maximum(const T* x, ptrdiff_t n) { return is_short ? short_maximum(x, n) : ::maximum(x, n); }
 
     // The powers of rows without a shift, size elements in all; false where they are not tame. What follows is asked for, also
     // of the y to be written. The last vector goes over some again.
     bool tame_powers(const T* x, ptrdiff_t size, Rate<Work> rate, const T* y = nullptr) {
-        if (size < width) return tame_powers_of_few(x, size, rate);
         Magnitude<Work> farthest[width] = {};
+        auto reduce = [&](ptrdiff_t i, ptrdiff_t n) __attribute__((always_inline)) {
+#pragma omp simd
+            for (ptrdiff_t l = 0; l < n; ++l) {
+                Work v = x[i + l];
+                Magnitude<Work> far = magnitude(v);
+                farthest[l] = far > farthest[l] ? far : farthest[l];
+                store(i + l, reduced<Result>(v, rate));
+            }
+        };
         ptrdiff_t last = size - width, i = 0;
-        for (; i <= last; i += width) reduce_some(x + i, i, farthest, width, rate);
-        if (i < size) reduce_some(x + last, last, farthest, width, rate);
+        for (; i <= last; i += width) reduce(i, width);
+        if (i < size && last >= 0) reduce(last, width);
+        else if (i < size) reduce(0, size);
         fold_maximum<width / 2>(farthest);
         if (farthest[0] > magnitude(rate.tame)) return false;
-        Work r[width], its_rest[width], scale[width];
+        powers(x, size, y);
+        return true;
+    }
+
+    // The same of any rows, relative to their maxima, which are kept as those of rows from `first` on; false where one is not finite.
+    // What a vector has of the next row is overwritten by that.
+    bool wild_powers(const T* x, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate, const T* y = nullptr) {
+        Magnitude<T> all = 1;
+        for (ptrdiff_t r = 0; r < rows; ++r) max[first + r] = maximum(x + r * n, n);
+#pragma omp simd reduction(& : all)
+        for (ptrdiff_t r = 0; r < rows; ++r) {
+            T m = max[first + r];
+            all &= m - m == 0 ? 1 : 0;
+            ::put(shift[r], limit[r], bias[r], Shift<Work>(static_cast<Work>(m), rate));
+        }
+        if (!all) return false;
+        const ptrdiff_t size = rows * n;
+        auto reduce = [&](ptrdiff_t i, ptrdiff_t n, Shift<Work> s) __attribute__((always_inline)) {
 #pragma omp simd
-        for (ptrdiff_t l = 0; l < width; ++l) r[l] = e[last + l], its_rest[l] = wider ? 0 : rest[last + l], scale[l] = tail[last + l];
+            for (ptrdiff_t l = 0; l < n; ++l) store(i + l, reduced<Result>(static_cast<Work>(x[i + l]), s, rate));
+        };
+        for (ptrdiff_t r = 0; r < rows; ++r) {
+            Shift<Work> s(shift[r], limit[r], bias[r]);
+            for (ptrdiff_t i = r * n, end = i + n; i < end; i += width)
+                if (i + width <= size) reduce(i, width, s);
+                else reduce(i, end - i, s);
+        }
+        powers(x, size, y);
+        return true;
+    }
+
+    // Of what is reduced, and of as much beyond as makes a vector.
+    void powers(const T* x, ptrdiff_t size, const T* y) {
         constexpr ptrdiff_t strip = 64;
-        for (i = 0; i <= last;) {
+        for (ptrdiff_t i = 0; i < size;) {
             fetch<false>(x + size + i, strip);
             if (y) fetch<true>(y + size + i, strip);
-            ptrdiff_t end = std::min(last, i + strip - width);
-            for (; i <= end; i += width) power_some(e + i, rest + i, tail + i, i, width);
-        }
-        if (i < size) power_some(r, its_rest, scale, last, width);
-        return true;
-    }
-
-    bool tame_powers_of_few(const T* x, ptrdiff_t size, Rate<Work> rate) {
-        Magnitude<Work> farthest[width] = {};
-        reduce_some(x, 0, farthest, size, rate);
-        fold_maximum<width / 2>(farthest);
-        if (farthest[0] > magnitude(rate.tame)) return false;
-        power_some(e, rest, tail, 0, size);
-        return true;
-    }
-
-    [[gnu::always_inline]] void reduce_some(const T* x, ptrdiff_t at, Magnitude<Work>* farthest, ptrdiff_t n, Rate<Work> rate) {
-        Work *r = e + at, *its_rest = rest + at, *scale = tail + at;
-#pragma omp simd
-        for (ptrdiff_t l = 0; l < n; ++l) {
-            Work v = x[l];
-            Magnitude<Work> far = magnitude(v);
-            farthest[l] = far > farthest[l] ? far : farthest[l];
-            Work r_l, rest_l, scale_l;
-            ::put(r_l, rest_l, scale_l, reduced<Result>(v, rate));
-            r[l] = r_l, scale[l] = scale_l;
-            if constexpr (!wider) its_rest[l] = rest_l;
+            ptrdiff_t end = std::min(size, i + strip);
+            for (; i < end; i += width) power_some(e + i, rest + i, tail + i, i, width);
         }
     }
 
@@ -169,15 +186,23 @@ struct ShortRows {
         }
     }
 
-    // Of tame rows, whose powers are there: the largest element, and the sum of the others where it outweighs them, or of all.
-    // They are kept as those of rows from `first` on.
-    void sums(const T* x, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate) {
-        for (ptrdiff_t r = 0; r < rows; ++r) {
-            max[first + r] = maximum(x + r * n, n);
-            put(first + r, Sum{sum(r * n, n), 0});
-        }
+    // Of rows from `first` on, the powers of the largest elements: of tame ones, which are to be found still, or of others.
+    void tame_maxima(const T* x, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate) {
+        for (ptrdiff_t r = 0; r < rows; ++r) max[first + r] = maximum(x + r * n, n);
 #pragma omp simd
         for (ptrdiff_t r = first; r < first + rows; ++r) ::put(top[r], top_tail[r], power<T>(static_cast<Work>(max[r]), rate));
+    }
+    void wild_maxima(ptrdiff_t first, ptrdiff_t rows, Rate<Work> rate) {
+        T* m = max + first;
+        Work *t = top + first, *its_tail = top_tail + first;
+#pragma omp simd
+        for (ptrdiff_t r = 0; r < rows; ++r)
+            ::put(t[r], its_tail[r], power<T>(static_cast<Work>(m[r]), Shift<Work>(shift[r], limit[r], bias[r]), rate));
+    }
+
+    // Of rows whose powers are there, kept as those from `first` on: the sum of all, or of those that the largest does not outweigh.
+    void sums(const T* x, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t n) {
+        for (ptrdiff_t r = 0; r < rows; ++r) put(first + r, Sum{sum(r * n, n), 0});
         for (ptrdiff_t r = 0; r < rows; ++r)
             if (outweighs<T>(Power<Work>{top[first + r], 0}, high[first + r]))
                 put(first + r, others(r * n, x + r * n, n, max[first + r]));
@@ -238,6 +263,10 @@ struct ShortRows {
 
 private:
     void put(ptrdiff_t r, Sum s) { high[r] = s.sum.high, low[r] = s.sum.low, equal[r] = s.equal; }
+    [[gnu::always_inline]] void store(ptrdiff_t i, Reduced<Work> d) {
+        e[i] = d.r, tail[i] = d.scale;
+        if constexpr (!wider) rest[i] = d.rest;
+    }
     void store(ptrdiff_t i, Power<Work> p) {
         e[i] = p.value;
         if constexpr (!wider) tail[i] = p.tail;
