@@ -126,9 +126,10 @@ struct ShortRows {
         return true;
     }
 
-    // Of what is reduced, and of as much beyond as makes a vector.
+    // Of what is reduced, and of as much beyond as makes a vector: zeros, for what happens to be there may be subnormal, which is slow.
     void powers(const T* x, ptrdiff_t size, const T* y) {
         constexpr ptrdiff_t strip = 64;
+        for (Work* array : {e, rest, tail}) std::fill_n(array + size, width, Work(0));
         for (ptrdiff_t i = 0; i < size;) {
             fetch<false>(x + size + i, strip);
             if (y) fetch<true>(y + size + i, strip);
