@@ -45,18 +45,18 @@ struct Columns {
     Columns(const T* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, bool streams)
         : x(x), n(n), after(after), count(count), ahead(is_short && streams ? count : after), rate(temperature) {}
 
-    // The powers and their sums; false where a column is not as tame as it should be.
-    template <bool keep, bool with_largest, bool tame>
+    // The powers and their sums; false where a column should be TAME and is not.
+    template <bool keep, bool with_largest, Terms terms>
     bool powers(T* y) {
         if (with_largest) std::fill_n(largest, count, -std::numeric_limits<T>::infinity());
         for (ptrdiff_t j = 0; j < n; j += chunk) {
-            if (!add_powers<keep, with_largest, tame>(y, j, std::min(j + chunk, n))) return false;
+            if (!add_powers<keep, with_largest, terms>(y, j, std::min(j + chunk, n))) return false;
             if (j == 0)
                 for (ptrdiff_t c = 0; c < count; ++c) sum[c] = high[0][c], sum_low[c] = wider ? 0 : low[0][c];
             else
                 for (ptrdiff_t c = 0; c < count; ++c) accumulate(sum[c], sum_low[c], high[0][c], low[0][c]);
         }
-        return !tame || farthest(sum, count) < magnitude(Format<Work>::tame_sum);
+        return terms != TAME || farthest(sum, count) < magnitude(Format<Work>::tame_sum);
     }
 
     // The maxima and what follows from them; false where one is not finite.
@@ -78,38 +78,38 @@ struct Columns {
     }
 
     // Of the elements from j to end of all columns, with their sums in high[0] + low[0].
-    template <bool keep, bool with_largest, bool tame>
+    template <bool keep, bool with_largest, Terms terms>
     bool add_powers(T* y, ptrdiff_t j, ptrdiff_t end) {
         used = std::min(lanes, end - j);
         ptrdiff_t first = j + used;
         const Magnitude<T> farthest = magnitude(static_cast<T>(rate.tame));
         for (; j < first; ++j)
-            if (add_row<keep, with_largest, true, tame>(y, j) > farthest) return false;
+            if (add_row<keep, with_largest, true, terms>(y, j) > farthest) return false;
         for (; j < end; ++j)
-            if (add_row<keep, with_largest, false, tame>(y, j) > farthest) return false;
+            if (add_row<keep, with_largest, false, terms>(y, j) > farthest) return false;
         add_lanes();
         return true;
     }
 
     // Of the j-th elements of all columns, the first of their lane or not.
-    template <bool keep, bool with_largest, bool is_first, bool tame>
+    template <bool keep, bool with_largest, bool is_first, Terms terms>
     Magnitude<T> add_row(T* y, ptrdiff_t j) {
         const T* row = x + j * after;
         T *e = y + j * after, *e_tail = nullptr;
         if constexpr (keep && may_store) e = stored + j * count, e_tail = e + n * count;
-        Magnitude<T> far = tame && wider_work ? farthest(row, count) : 0;  // beside the powers it would be as wide as they are
+        Magnitude<T> far = terms == TAME && wider_work ? farthest(row, count) : 0;  // beside the powers it would be as wide as they are
         if constexpr (with_largest && !is_short) keep_larger(largest, row, count);
         for (ptrdiff_t c = 0; c < count; c += strip) {
             ptrdiff_t length = std::min(strip, count - c);
             fetch<false>(row + ahead + c, length);
             if (keep && !may_store) fetch<true>(e + ahead + c, length);
-            far = std::max(far, add_strip<keep, with_largest, is_first, tame>(row + c, e + c, e_tail + c, j, c, length, rate));
+            far = std::max(far, add_strip<keep, with_largest, is_first, terms>(row + c, e + c, e_tail + c, j, c, length, rate));
         }
         return far;
     }
 
     // Of the j-th elements of some columns, from c on; a copy of the rate is what no store can change.
-    template <bool keep, bool with_largest, bool is_first, bool tame>
+    template <bool keep, bool with_largest, bool is_first, Terms terms>
     [[gnu::always_inline]] Magnitude<T> add_strip(const T* row, T* e, T* e_tail, ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, Rate<Work> rate) {
         double* h = high[j % lanes] + c;
         Work *s = low[j % lanes] + c, *v = value[is_short ? j : 0] + c, *t = tail[is_short ? j : 0] + c;
@@ -121,21 +121,23 @@ struct Columns {
         Work of_strip[adds_later ? strip : 1];
 #pragma omp simd reduction(max : far)
         for (ptrdiff_t i = 0; i < length; ++i) {
-            if constexpr (tame && !wider_work) far = magnitude(row[i]) > far ? magnitude(row[i]) : far;
+            if constexpr (terms == TAME && !wider_work) far = magnitude(row[i]) > far ? magnitude(row[i]) : far;
             if constexpr (is_first) h[i] = 0;
             if constexpr (is_first && !wider) s[i] = 0;
             if constexpr (!keeps_tails) {
                 T r, rest, scale, p, p_tail;
-                if constexpr (tame) put(r, rest, scale, reduced<Result>(row[i], rate));
+                if constexpr (terms == TAME) put(r, rest, scale, reduced<Result>(row[i], rate));
                 else put(r, rest, scale, reduced<Result>(row[i], Shift<T>(shifts[i], limits[i], biases[i]), rate));
+                if constexpr (terms == SMALLER) scale = row[i] == m[i] ? 0 : scale;
                 add_power<Result, adds_later>(h[i], s[i], p, p_tail, r, rest, scale);
                 if constexpr (adds_later) of_strip[i] = p;
                 if constexpr (keep) e[i] = p;
                 continue;
             }
             Work p, p_tail;
-            if constexpr (tame) put(p, p_tail, power<Result>(static_cast<Work>(row[i]), rate));
+            if constexpr (terms == TAME) put(p, p_tail, power<Result>(static_cast<Work>(row[i]), rate));
             else put(p, p_tail, power<Result>(static_cast<Work>(row[i]), Shift<Work>(shifts[i], limits[i], biases[i]), rate));
+            if constexpr (terms == SMALLER) p = row[i] == m[i] ? 0 : p, p_tail = row[i] == m[i] ? 0 : p_tail;
             add_term<Result>(h[i], s[i], p, p_tail);
             if constexpr (is_short) v[i] = p;
             if constexpr (is_short && !wider) t[i] = p_tail;
@@ -162,7 +164,7 @@ struct Columns {
                     add_term<Result>(high[l][c], low[l][c], high[l + half][c], low[l + half][c]);
     }
 
-    template <bool keep, bool tame>
+    template <bool keep, Terms terms>
     void softmax(T* y) {
         Work by[width], by_low[width];
         for (ptrdiff_t c = 0; c < count; ++c) put(by[c], by_low[c], scale_of<Result, Work>({sum[c], sum_low[c]}));
@@ -178,65 +180,74 @@ struct Columns {
                 if constexpr (wider) e[c] = static_cast<T>(v[c] * by[c]);
                 else if constexpr (is_short || (keep && may_store)) e[c] = scaled<Work>({v[c], t[c]}, by[c], by_low[c]);
                 else if constexpr (sizeof(T) == 4) e[c] = scaled<Work>({e[c], 0}, by[c], by_low[c]);
-                else if constexpr (tame) e[c] = scaled(power<Result>(row[c], r), by[c], by_low[c]);
+                else if constexpr (terms == TAME) e[c] = scaled(power<Result>(row[c], r), by[c], by_low[c]);
                 else e[c] = scaled(power<Result>(row[c], Shift<Work>(shift[c], limit[c], bias[c]), r), by[c], by_low[c]);
             }
         }
     }
 
-    // Makes of the sums log(sum(exp((x - max) / T))); columns where that takes more than the sum go through scratch.
-    template <bool tame>
-    void logs(T* scratch) {
+    // Makes of the sums log(sum(exp((x - max) / T))).
+    template <Terms terms>
+    void logs() {
         double equal[width];
         std::fill_n(equal, count, 0.0);
-        if constexpr (!tame)
+        if constexpr (terms != TAME)
             for (ptrdiff_t c = 0; c < count; ++c)
                 put(top[c], top_tail[c], power<Result>(static_cast<Work>(largest[c]), Shift<Work>(shift[c], limit[c], bias[c]), rate));
         else if constexpr (!is_short)
             for (ptrdiff_t c = 0; c < count; ++c) put(top[c], top_tail[c], power<Result>(largest[c], rate));
-        if constexpr (is_short) keep_others(equal);
+        keep_others<terms>(equal);
 #pragma omp simd
-        for (ptrdiff_t c = 0; c < count; ++c)
-            to_log<T, is_short>(sum[c], sum_low[c], equal[c], Power<Work>{top[c], wider ? 0 : top_tail[c]});
-        if constexpr (!is_short)
-            for (ptrdiff_t c = 0; c < count; ++c) {
-                if (sum[c] < unknown) continue;
-                for (ptrdiff_t j = 0; j < n; ++j) scratch[j] = x[j * after + c];
-                Pair log = log_of_rest(scratch, n, largest[c], rate, 1);
-                sum[c] = log.high, sum_low[c] = log.low;
-            }
+        for (ptrdiff_t c = 0; c < count; ++c) to_log<T>(sum[c], sum_low[c], equal[c], Power<Work>{top[c], wider ? 0 : top_tail[c]});
     }
 
-    // Of short columns whose largest element outweighs the others, the sums of these; elements that equal it are counted.
+    // Of columns whose largest element outweighs the others, the sums of these; elements that equal it are counted.
+    template <Terms terms>
     void keep_others(double* equal) {
         int64_t outweighed[width], any = 0;
 #pragma omp simd reduction(| : any)
         for (ptrdiff_t c = 0; c < count; ++c) {
-            outweighed[c] = outweighs<T>(Power<Work>{top[c], 0}, sum[c]) ? 1 : 0;
+            outweighed[c] = outweighs<T>(Power<Work>{top[c], 0}, sum[c], n) ? 1 : 0;
             any |= outweighed[c];
         }
         if (!any) return;
-        for (ptrdiff_t l = 0; l < used; ++l) std::fill_n(high[l], count, 0.0), std::fill_n(low[l], count, Work(0));
-        double found[width];
+        double found[width], all[width], all_low[width];
         std::fill_n(found, count, 0.0);
+        std::copy_n(sum, count, all), std::copy_n(sum_low, count, all_low);
+        for (ptrdiff_t j = 0; j < n; ++j) {
+            const T* row = x + j * after;
+#pragma omp simd
+            for (ptrdiff_t c = 0; c < count; ++c) found[c] += row[c] == largest[c];
+        }
+        if constexpr (is_short) add_others();
+        else {
+            if constexpr (terms == TAME)
+                for (ptrdiff_t c = 0; c < count; ++c) put(shift[c], limit[c], bias[c], Shift<Work>::none());
+            T* none = nullptr;
+            powers<false, false, SMALLER>(none);
+        }
+#pragma omp simd
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            bool is = outweighed[c] != 0;
+            sum[c] = is ? sum[c] : all[c], sum_low[c] = is ? sum_low[c] : all_low[c], equal[c] = is ? found[c] : 0;
+        }
+    }
+
+    // The sums of short columns but for the largest elements, of the powers that are kept.
+    void add_others() {
+        for (ptrdiff_t l = 0; l < used; ++l) std::fill_n(high[l], count, 0.0), std::fill_n(low[l], count, Work(0));
         for (ptrdiff_t j = 0; j < n; ++j) {
             const T* row = x + j * after;
             double* h = high[j % lanes];
             Work *s = low[j % lanes], *v = value[j], *t = tail[j];
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c) {
-                bool is_largest = std::bit_cast<Bits>(row[c]) == std::bit_cast<Bits>(largest[c]);
-                found[c] += is_largest;
+                bool is_largest = row[c] == largest[c];
                 add_term<Result>(h[c], s[c], is_largest ? 0 : v[c], wider || is_largest ? 0 : t[c]);
             }
         }
         add_lanes();
-#pragma omp simd
-        for (ptrdiff_t c = 0; c < count; ++c) {
-            bool is = outweighed[c] != 0;
-            sum[c] = is ? high[0][c] : sum[c], sum_low[c] = is && !wider ? static_cast<double>(low[0][c]) : sum_low[c];
-            equal[c] = is ? found[c] : 0;
-        }
+        for (ptrdiff_t c = 0; c < count; ++c) sum[c] = high[0][c], sum_low[c] = wider ? 0 : static_cast<double>(low[0][c]);
     }
 
     void log_softmax(T* y, Inverse<Work> inverse) const {
@@ -253,21 +264,21 @@ struct Columns {
     }
 };
 
-// What becomes of a tile; false where it is not as tame as it should be.
-template <Function function, bool tame, class T, bool is_short, class... Types>
+// What becomes of a tile; false where it should be TAME and is not.
+template <Function function, Terms terms, class T, bool is_short, class... Types>
 bool put_columns(Columns<T, is_short, Types...>& tile, T* y, double temperature, T* scratch) {
     using Tile = Columns<T, is_short, Types...>;
     if constexpr (function == SOFTMAX) {
         auto softmax = [&](auto keep) {
-            if (!tile.template powers<keep, false, tame>(y)) return false;
-            return tile.template softmax<keep, tame>(y), true;
+            if (!tile.template powers<keep, false, terms>(y)) return false;
+            return tile.template softmax<keep, terms>(y), true;
         };
         if constexpr (Tile::may_store)
             if (Tile::stores(tile.n, tile.after)) return tile.stored = scratch, softmax(std::true_type());
         return softmax(std::bool_constant<!is_short && sizeof(T) == 4>());
     } else {
-        if (!tile.template powers<false, tame, tame>(y)) return false;
-        tile.template logs<tame>(scratch);
+        if (!tile.template powers<false, terms == TAME, terms>(y)) return false;
+        tile.template logs<terms>();
         if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, Inverse<typename Tile::Work>(temperature));
         else
             for (ptrdiff_t c = 0; c < tile.count; ++c) y[c] = shifted(tile.largest[c], {tile.sum[c], tile.sum_low[c]});
@@ -281,8 +292,8 @@ bool some_columns(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t coun
                   bool streams) {
     if (count < 8 || (x == y && !is_short && sizeof(T) == 4)) return false;
     Columns<T, is_short, Types...> tile(x, n, after, count, temperature, streams);
-    return put_columns<function, true>(tile, y, temperature, scratch) ||
-           (tile.shifts() && put_columns<function, false>(tile, y, temperature, scratch));
+    return put_columns<function, TAME>(tile, y, temperature, scratch) ||
+           (tile.shifts() && put_columns<function, ALL>(tile, y, temperature, scratch));
 }
 
 }  // namespace

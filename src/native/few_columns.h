@@ -64,7 +64,7 @@ struct FewColumns {
     bool logs() {
         for (ptrdiff_t c = 0; c < count; ++c) {
             Power<T> top = power<T>(sum[c].largest, rate);
-            if (outweighs<T>(top, sum[c].sum.high)) return false;
+            if (outweighs<T>(top, sum[c].sum.high, n)) return false;
             log[c] = log_of<T>(sum[c].sum, 0, top);
         }
         return true;

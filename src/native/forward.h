@@ -252,12 +252,12 @@ bool all_half_rows(const Rows& r) {
         if (r.temperature_stride) rate = Rate<float>(r.temperature[i]), inverse = Inverse<float>(r.temperature[i]);
         if (function != SOFTMAX && r.n <= middle_row_of<function, Half>)
             done = half_logs<function>(x, y, r.n, r.temperature_stride ? 1 : r.first + r.count - i, rate, inverse);
-        else done = half_row<function, true>(x, y, r.n, 0, rate, inverse, static_cast<float*>(r.scratch), r.threads);
+        else done = half_row<function, TAME>(x, y, r.n, 0, rate, inverse, static_cast<float*>(r.scratch), r.threads);
         if (done > 0) continue;
         done = 1;
         float m = half_maximum(x, r.n, r.threads);
         if (!std::isfinite(m)) invalid |= row_without_maximum<function>(x, y, r.n, m);
-        else half_row<function, false>(x, y, r.n, m, rate, inverse, static_cast<float*>(r.scratch), r.threads);
+        else half_row<function, ALL>(x, y, r.n, m, rate, inverse, static_cast<float*>(r.scratch), r.threads);
     }
     return invalid;
 }
@@ -373,7 +373,7 @@ bool half_rows(const Rows& r) {
     if (are_narrow<Half>(r)) return narrow_columns<function, Half, half_rows<function, Half>>(r);
     return columns<function, Half, all_half_rows<function, Half>>(
         r, half_width, 1, [&](const Half* x, Half* y, ptrdiff_t count, double temperature) {
-            return some_half_columns<function>(x, y, r.n, r.after, count, temperature, static_cast<float*>(r.scratch));
+            return some_half_columns<function>(x, y, r.n, r.after, count, temperature);
         });
 }
 

@@ -60,8 +60,8 @@ struct HalfColumns {
         return all != 0;
     }
 
-    // The sums of the powers; false where a column is not as tame as it should be.
-    template <bool tame, bool with_largest>
+    // The sums of the powers; false where a column should be TAME and is not.
+    template <Terms terms, bool with_largest>
     bool sums() {
         if constexpr (with_largest) std::fill_n(largest, width, -std::numeric_limits<float>::infinity());
         std::fill_n(sum, width, 0.0);
@@ -69,14 +69,14 @@ struct HalfColumns {
             ptrdiff_t end = std::min(from + chunk, n);
             std::fill_n(of_chunk, width, 0.0);
             for (ptrdiff_t j = from; j < end; j += block)
-                if (!add_block<tame, with_largest>(j, std::min(j + block, end))) return false;
+                if (!add_block<terms, with_largest>(j, std::min(j + block, end))) return false;
             for (ptrdiff_t c = 0; c < width; ++c) sum[c] += of_chunk[c];
         }
-        return !tame || farthest(sum, count) < magnitude(Format<float>::tame_sum);
+        return terms != TAME || farthest(sum, count) < magnitude(Format<float>::tame_sum);
     }
 
     // As HalfPowers has them.
-    template <bool tame, bool with_largest>
+    template <Terms terms, bool with_largest>
     bool add_block(ptrdiff_t from, ptrdiff_t end) {
         for (float* l : lane) std::fill_n(l, width, 0.0f);
         for (ptrdiff_t j = from; j < end; ++j) {
@@ -88,10 +88,11 @@ struct HalfColumns {
             Magnitude<float> far = 0;
 #pragma omp simd reduction(max : far)
             for (ptrdiff_t c = 0; c < width; ++c) {
-                if constexpr (tame) far = magnitude(part[c]) > far ? magnitude(part[c]) : far;
-                to[c] += half_power<Half, tame>(part[c], Shift<float>(shift[c], limit[c], bias[c]), r);
+                if constexpr (terms == TAME) far = magnitude(part[c]) > far ? magnitude(part[c]) : far;
+                float p = half_power<Half, terms>(part[c], Shift<float>(shift[c], limit[c], bias[c]), r);
+                to[c] += terms != SMALLER || part[c] != largest[c] ? p : 0;
             }
-            if (tame && far > magnitude(r.tame)) return false;
+            if (terms == TAME && far > magnitude(r.tame)) return false;
         }
 #pragma omp simd
         for (ptrdiff_t c = 0; c < width; ++c) of_chunk[c] += sum_of_lanes<1>(0, c);
@@ -105,7 +106,7 @@ struct HalfColumns {
         else return sum_of_lanes<2 * step>(first, c) + sum_of_lanes<2 * step>(first + step, c);
     }
 
-    template <bool tame>
+    template <Terms terms>
     void softmax(Half* y) {
         alignas(64) float scale[half_width];
         for (ptrdiff_t c = 0; c < count; ++c) scale[c] = static_cast<float>(1 / sum[c]);
@@ -115,28 +116,36 @@ struct HalfColumns {
             const Rate<float> r = rate;
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c)
-                part[c] = half_power<Half, tame>(part[c], Shift<float>(shift[c], limit[c], bias[c]), r) * scale[c];
+                part[c] = half_power<Half, terms>(part[c], Shift<float>(shift[c], limit[c], bias[c]), r) * scale[c];
             narrow(part, y + j * after, count);
         }
     }
 
-    // Makes of the sums their logarithms, relative to the largest; columns where one term outweighs the others go through scratch.
-    template <bool tame>
-    void logs(float* scratch) {
+    // Makes of the sums their logarithms, relative to the largest; columns where that outweighs the others are added up again without it.
+    template <Terms terms>
+    void logs() {
         float top[half_width];
-        double low[half_width] = {};
-        bool is_outweighed[half_width];
+        double low[half_width] = {}, equal[half_width] = {}, all[half_width];
+        int64_t outweighed[half_width], any = 0;
+        if constexpr (terms == TAME)
+            for (ptrdiff_t c = 0; c < width; ++c) put(shift[c], limit[c], bias[c], Shift<float>::none());
+#pragma omp simd reduction(| : any)
         for (ptrdiff_t c = 0; c < count; ++c) {
-            top[c] = half_power<Half, tame>(largest[c], Shift<float>(shift[c], limit[c], bias[c]), rate);
-            is_outweighed[c] = outweighs<Half>(Power<float>{top[c], 0}, sum[c]);
+            top[c] = half_power<Half, ALL>(largest[c], Shift<float>(shift[c], limit[c], bias[c]), rate);
+            outweighed[c] = outweighs<Half>(Power<float>{top[c], 0}, sum[c], n) ? 1 : 0;
+            any |= outweighed[c];
+        }
+        if (any) {
+            std::copy_n(sum, count, all);
+            sums<SMALLER, false>();
+            for (ptrdiff_t c = 0; c < count; ++c) sum[c] = outweighed[c] ? sum[c] : all[c];
+            for (ptrdiff_t j = 0; j < n; ++j) {
+                widen(x + j * after, part, count);
+                for (ptrdiff_t c = 0; c < count; ++c) equal[c] += outweighed[c] && part[c] == largest[c] ? 1 : 0;
+            }
         }
 #pragma omp simd
-        for (ptrdiff_t c = 0; c < count; ++c) to_log<float, true>(sum[c], low[c], 0, Power<float>{top[c], 0});
-        for (ptrdiff_t c = 0; c < count; ++c) {
-            if (!is_outweighed[c]) continue;
-            for (ptrdiff_t j = 0; j < n; ++j) scratch[j] = x[j * after + c];
-            sum[c] = rounded(log_of_rest(scratch, n, largest[c], rate, 1));
-        }
+        for (ptrdiff_t c = 0; c < count; ++c) to_log<float>(sum[c], low[c], equal[c], Power<float>{top[c], 0});
     }
 
     void log_softmax(Half* y, Inverse<float> inverse) {
@@ -151,26 +160,26 @@ struct HalfColumns {
     }
 };
 
-// What becomes of a tile; false, and y as it was, where it is not as tame as it should be.
-template <Function function, bool tame, class Half>
-bool put_half_columns(HalfColumns<Half>& tile, Half* y, double temperature, float* scratch) {
-    if (!tile.template sums<tame, tame && function != SOFTMAX>()) return false;
-    if constexpr (function == SOFTMAX) return tile.template softmax<tame>(y), true;
-    tile.template logs<tame>(scratch);
+// What becomes of a tile; false, and y as it was, where it should be TAME and is not.
+template <Function function, Terms terms, class Half>
+bool put_half_columns(HalfColumns<Half>& tile, Half* y, double temperature) {
+    if (!tile.template sums<terms, terms == TAME && function != SOFTMAX>()) return false;
+    if constexpr (function == SOFTMAX) return tile.template softmax<terms>(y), true;
+    tile.template logs<terms>();
     if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, Inverse<float>(temperature));
     else
         for (ptrdiff_t c = 0; c < tile.count; ++c) y[c] = Half(shifted(tile.largest[c], {tile.sum[c], 0}));
     return true;
 }
 
-// The function of some columns; false where that does not go, and y is as it was. The scratch has room for one.
+// The function of some columns; false where that does not go, and y is as it was.
 template <Function function, class Half>
-bool some_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature, float* scratch) {
+bool some_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
     if (n <= short_half_row<function>) return short_half_columns<function>(x, y, n, after, count, temperature);
     if (count < 8) return false;
     HalfColumns<Half> tile(x, n, after, count, temperature);
-    return put_half_columns<function, true>(tile, y, temperature, scratch) ||
-           (tile.shifts() && put_half_columns<function, false>(tile, y, temperature, scratch));
+    return put_half_columns<function, TAME>(tile, y, temperature) ||
+           (tile.shifts() && put_half_columns<function, ALL>(tile, y, temperature));
 }
 
 }  // namespace

@@ -20,42 +20,43 @@ struct Format<BFloat16> : Format<Float16> {};
 template <Function function>
 constexpr ptrdiff_t short_half_row = function == SOFTMAX ? short_row : 31;
 
-// exp((x - max) / T) of a row that is tame, or of any, which has a shift.
-template <class Half, bool tame>
+// exp((x - max) / T) of a row that is TAME, or of any, which has a shift.
+template <class Half, Terms terms>
 [[gnu::always_inline]] inline float half_power(float x, Shift<float> shift, Rate<float> rate) {
-    if constexpr (tame) return power<Half>(x, rate).value;
+    if constexpr (terms == TAME) return power<Half>(x, rate).value;
     else return power<Half>(x, shift, rate).value;
 }
 
-// Sixteen powers, or the first n of them, each to its lane.
-template <bool whole, bool stores, bool tame, bool with_largest, class Half>
-[[gnu::always_inline]] inline void add_half_powers(const float* x, float* e, ptrdiff_t n, Shift<float> shift, Rate<float> rate, float* sum,
-                                                   float* largest, Magnitude<float>* farthest) {
+// Sixteen powers, or the first n of them, each to its lane; m is the maximum, of a TAME row any.
+template <bool whole, bool stores, Terms terms, bool with_largest, class Half>
+[[gnu::always_inline]] inline void add_half_powers(const float* x, float* e, ptrdiff_t n, float m, Shift<float> shift, Rate<float> rate,
+                                                   float* sum, float* largest, Magnitude<float>* farthest) {
 #pragma omp simd
     for (ptrdiff_t l = 0; l < lanes; ++l) {
         bool exists = whole || l < n;
         float v = exists ? x[l] : 0;
-        if constexpr (tame) {
+        if constexpr (terms == TAME) {
             Magnitude<float> far = magnitude(v);
             farthest[l] = far > farthest[l] ? far : farthest[l];
         }
         if (with_largest && exists) largest[l] = v > largest[l] ? v : largest[l];
-        float p = half_power<Half, tame>(v, shift, rate);
+        float p = half_power<Half, terms>(v, shift, rate);
         if (stores && exists) e[l] = p;
-        sum[l] += exists ? p : 0;
+        bool counts = exists && (terms != SMALLER || v != m);
+        sum[l] += counts ? p : 0;
     }
 }
 
 // The sum of exp(x / T) of a chunk, of each block in 16 lanes; with `stores`, they are kept. Of a tame one, the largest x too, if asked
 // for, and whether it is tame.
-template <class Half, bool stores, bool tame, bool with_largest>
+template <class Half, bool stores, Terms terms, bool with_largest>
 struct HalfPowers {
     float largest = -std::numeric_limits<float>::infinity();
     double sum = 0;
     bool done = true;
 
     HalfPowers() = default;
-    HalfPowers(const float* x, float* e, ptrdiff_t n, Shift<float> shift, Rate<float> rate) {
+    HalfPowers(const float* x, float* e, ptrdiff_t n, float m, Shift<float> shift, Rate<float> rate) {
         float most[lanes];
         for (float& m : most) m = largest;
         for (ptrdiff_t i = 0; i < n && done;) {
@@ -63,11 +64,11 @@ struct HalfPowers {
             float sums[lanes] = {};
             Magnitude<float> farthest[lanes] = {};
             for (; i + lanes <= end; i += lanes)
-                add_half_powers<true, stores, tame, with_largest, Half>(x + i, e + i, lanes, shift, rate, sums, most, farthest);
+                add_half_powers<true, stores, terms, with_largest, Half>(x + i, e + i, lanes, m, shift, rate, sums, most, farthest);
             if (i < end)
-                add_half_powers<false, stores, tame, with_largest, Half>(x + i, e + i, end - i, shift, rate, sums, most, farthest);
+                add_half_powers<false, stores, terms, with_largest, Half>(x + i, e + i, end - i, m, shift, rate, sums, most, farthest);
             i = end;
-            if constexpr (tame) fold_maximum<lanes / 2>(farthest), done = farthest[0] <= magnitude(rate.tame);
+            if constexpr (terms == TAME) fold_maximum<lanes / 2>(farthest), done = farthest[0] <= magnitude(rate.tame);
             double of_block[lanes];
 #pragma omp simd
             for (ptrdiff_t l = 0; l < lanes; ++l) of_block[l] = sums[l];
@@ -78,10 +79,10 @@ struct HalfPowers {
     }
 };
 
-template <class Half, bool tame>
+template <class Half, Terms terms>
 void half_softmax_chunk(float* x, ptrdiff_t n, Shift<float> shift, Rate<float> rate, float scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) x[i] = half_power<Half, tame>(x[i], shift, rate) * scale;
+    for (ptrdiff_t i = 0; i < n; ++i) x[i] = half_power<Half, terms>(x[i], shift, rate) * scale;
 }
 
 inline void scale_chunk(float* x, ptrdiff_t n, float scale) {
@@ -102,30 +103,37 @@ float half_maximum(const Half* x, ptrdiff_t n, int threads) {
     return m;
 }
 
-// As log_of_rest has it.
+// Of the elements smaller than m, with those that equal it.
+struct HalfRest {
+    double sum = 0, equal = 0;
+};
 template <class Half>
-Pair half_log_of_rest(const Half* x, ptrdiff_t n, float m, Shift<float> shift, Rate<float> rate, int threads) {
-    Partition p{m, 0, 0, 0};
+HalfRest half_rest(const float* x, ptrdiff_t n, float m, Shift<float> shift, Rate<float> rate) {
+    float* none = nullptr;
+    return {HalfPowers<Half, false, SMALLER, false>(x, none, n, m, shift, rate).sum, static_cast<double>(count_equal(x, n, m))};
+}
+
+// As log_of_row has it.
+template <class Half>
+Pair half_log_of_row(double sum, const Half* x, ptrdiff_t n, float m, Shift<float> shift, Rate<float> rate, int threads) {
+    Power<float> top = power<Half>(m, shift, rate);
+    if (!outweighs<Half>(top, sum, n)) return log_of<float>({sum, 0}, 0, top);
+    HalfRest row;
     add_chunks(n, threads,
         [=](ptrdiff_t from, ptrdiff_t length) {
             alignas(64) float part[chunk];
             widen(x + from, part, length);
-            Partition of_part{m, 0, 0, 0};
-            add_to(of_part, part, length, shift, rate, 1);
-            return of_part;
+            return half_rest<Half>(part, length, m, shift, rate);
         },
-        [&](const Partition& part) {
-            accumulate(p.others, p.low, part.others, part.low);
-            p.equal += part.equal;
-        });
-    return log_of<float>({p.others, p.low}, p.equal, power<float>(m, shift, rate));
+        [&](const HalfRest& part) { row.sum += part.sum, row.equal += part.equal; });
+    return log_of<float>({row.sum, 0}, row.equal, top);
 }
 
-// A row that is tame, or any with a maximum m; false, and nothing written, where it should be tame and is not.
-template <Function function, bool tame, class Half>
+// A row that is TAME, or any with a maximum m; false, and nothing written, where it should be TAME and is not.
+template <Function function, Terms terms, class Half>
 bool half_row(const Half* x, Half* y, ptrdiff_t n, float m, Rate<float> rate, Inverse<float> inverse, float* scratch, int threads) {
-    using Powers = HalfPowers<Half, function == SOFTMAX, tame, tame && function != SOFTMAX>;
-    const Shift<float> shift = tame ? Shift<float>::none() : Shift<float>(m, rate);
+    using Powers = HalfPowers<Half, function == SOFTMAX, terms, terms == TAME && function != SOFTMAX>;
+    const Shift<float> shift = terms == TAME ? Shift<float>::none() : Shift<float>(m, rate);
     alignas(64) float of_chunk[chunk];
     float* kept = n <= chunk ? of_chunk : scratch;  // the powers, unless they are computed twice
     if (n <= chunk) threads = 1;
@@ -136,14 +144,14 @@ bool half_row(const Half* x, Half* y, ptrdiff_t n, float m, Rate<float> rate, In
             if (!done.load(std::memory_order_relaxed)) return Powers();
             alignas(64) float part[chunk];
             widen(x + from, part, length);
-            return Powers(part, kept ? kept + from : part, length, shift, rate);
+            return Powers(part, kept ? kept + from : part, length, m, shift, rate);
         },
         [&](const Powers& part) {
             row.sum += part.sum;
             keep_larger(&row.largest, &part.largest, 1);
             if (!part.done) done.store(false, std::memory_order_relaxed);
         });
-    if (!done || (tame && row.sum >= Format<float>::tame_sum)) return false;
+    if (!done || (terms == TAME && row.sum >= Format<float>::tame_sum)) return false;
     if constexpr (function == SOFTMAX) {
         float scale = static_cast<float>(1 / row.sum);
         each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
@@ -153,15 +161,14 @@ bool half_row(const Half* x, Half* y, ptrdiff_t n, float m, Rate<float> rate, In
             } else {
                 alignas(64) float part[chunk];
                 widen(x + from, part, length);
-                half_softmax_chunk<Half, tame>(part, length, shift, rate, scale);
+                half_softmax_chunk<Half, terms>(part, length, shift, rate, scale);
                 narrow(part, y + from, length);
             }
         });
         return true;
     }
-    if constexpr (tame) m = row.largest;
-    Power<float> top = power<Half>(m, shift, rate);
-    Pair log = outweighs<Half>(top, row.sum) ? half_log_of_rest(x, n, m, shift, rate, threads) : log_of<float>({row.sum, 0}, 0, top);
+    if constexpr (terms == TAME) m = row.largest;
+    Pair log = half_log_of_row(row.sum, x, n, m, shift, rate, threads);
     if constexpr (function == LOGSUMEXP) {
         *y = Half(shifted(m, log));
     } else {
@@ -189,12 +196,12 @@ ptrdiff_t half_logs(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t count, Rate<f
     for (ptrdiff_t r = 0; r < count; ++r) {
         if (r % at_a_time == 0) widen(x + r * n, part + r * n, std::min(at_a_time, count - r) * n);
         Shift<float> s = Shift<float>::none();
-        HalfPowers<Half, false, true, true> tame(part + r * n, none, n, s, rate);
+        HalfPowers<Half, false, TAME, true> tame(part + r * n, none, n, 0, s, rate);
         max[r] = tame.largest, sum[r] = tame.sum, low[r] = equal[r] = 0;
         if (!tame.done) {
             max[r] = maximum(part + r * n, n);
             s = Shift<float>(max[r], rate);
-            sum[r] = HalfPowers<Half, false, false, false>(part + r * n, none, n, s, rate).sum;
+            sum[r] = HalfPowers<Half, false, ALL, false>(part + r * n, none, n, max[r], s, rate).sum;
             if (!std::isfinite(max[r])) count = r;
         }
         put(shift[r], limit[r], bias[r], s);
@@ -202,15 +209,12 @@ ptrdiff_t half_logs(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t count, Rate<f
 #pragma omp simd
     for (ptrdiff_t r = 0; r < count; ++r) put(top[r], tail[r], power<Half>(max[r], Shift<float>(shift[r], limit[r], bias[r]), rate));
     for (ptrdiff_t r = 0; r < count; ++r) {
-        if (!outweighs<Half>(Power<float>{top[r], 0}, sum[r])) continue;
-        float* row = part + r * n;
-        Shift<float> s(shift[r], limit[r], bias[r]);
-        Pair others = sum_of_powers<SMALLER, float>(row, none, n, max[r], s, rate, 1);
-        sum[r] = others.high, low[r] = others.low, equal[r] = static_cast<double>(count_equal(row, n, max[r]));
-        put(top[r], tail[r], power<float>(max[r], s, rate));
+        if (!outweighs<Half>(Power<float>{top[r], 0}, sum[r], n)) continue;
+        HalfRest rest = half_rest<Half>(part + r * n, n, max[r], Shift<float>(shift[r], limit[r], bias[r]), rate);
+        sum[r] = rest.sum, equal[r] = rest.equal;
     }
 #pragma omp simd
-    for (ptrdiff_t r = 0; r < count; ++r) to_log<float, true>(sum[r], low[r], equal[r], Power<float>{top[r], tail[r]});
+    for (ptrdiff_t r = 0; r < count; ++r) to_log<float>(sum[r], low[r], equal[r], Power<float>{top[r], tail[r]});
     for (ptrdiff_t r = 0; r < count; ++r) {
         if constexpr (function == LOGSUMEXP) {
             y[r] = Half(shifted(max[r], {sum[r], low[r]}));

@@ -105,21 +105,13 @@ template <class Result, class T>
     }
 }
 
-// Whether the sum of all terms does not tell that of the others well enough: it may lose 10 bits, and 4 for a result of 16.
-template <class Result, class T>
-inline bool outweighs(Power<T> largest, double sum) {
-    constexpr double least = sizeof(Result) == 2 ? 1 + 0x1p-4 : 1 + 0x1p-10;
-    return !(sum >= least * largest.value);
-}
-
 constexpr double unknown = std::numeric_limits<double>::infinity();
 
-// Makes of a sum its logarithm: of others, see log_of; or of all terms, where one outweighing the others leaves it unknown.
-template <class Result, bool of_others, class T>
+// Makes of a sum its logarithm, see log_of.
+template <class Result, class T>
 [[gnu::always_inline]] inline void to_log(double& high, double& low, double equal, Power<T> largest) {
     Pair log = log_of<Result>({high, low}, equal, largest);
-    high = of_others || !outweighs<Result>(largest, high) ? log.high : unknown;
-    low = log.low;
+    high = log.high, low = log.low;
 }
 
 // m + log, rounded once.

@@ -99,25 +99,6 @@ public:
     }
 };
 
-// max(x), and log(sum(exp((x - max(x)) / T))), of a tame row without a term that outweighs all others.
-template <class T>
-struct TameLog {
-    T max;
-    Pair log;
-    bool tame;
-
-    TameLog(const T* x, ptrdiff_t n, Rate<T> rate, int threads) {
-        T* none = nullptr;
-        Sum<T> row = tame_sum<true, T>(x, none, none, n, rate, threads);
-        max = row.largest;
-        tame = row.tame;
-        if (!tame) return;
-        Power<T> top = power<T>(max, rate);
-        tame = !outweighs<T>(top, row.sum.high);
-        if (tame) log = log_of<T>(row.sum, 0, top);
-    }
-};
-
 template <class T>
 ptrdiff_t count_equal(const T* x, ptrdiff_t n, T m) {
     ptrdiff_t equal = 0;
@@ -137,24 +118,37 @@ void add_to(Partition& p, const T* x, ptrdiff_t n, Shift<T> shift, Rate<T> rate,
         [&](ptrdiff_t equal) { p.equal += static_cast<double>(equal); });
 }
 
-// log(sum(exp((x - m) / T))) of a row whose largest element may outweigh the others.
+// log(sum(exp((x - m) / T))) of a row, from the sum of all terms, or, where the largest outweighs the others, of these.
 template <class T>
-Pair log_of_rest(const T* x, ptrdiff_t n, T m, Rate<T> rate, int threads) {
-    Shift<T> shift(m, rate);
+Pair log_of_row(Pair sum, const T* x, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate, int threads) {
+    Power<T> top = power<T>(m, shift, rate);
+    if (!outweighs<T>(top, sum.high, n)) return log_of<T>(sum, 0, top);
     Partition p{m, 0, 0, 0};
     add_to(p, x, n, shift, rate, threads);
-    return log_of<T>({p.others, p.low}, p.equal, power<T>(m, shift, rate));
+    return log_of<T>({p.others, p.low}, p.equal, top);
 }
-
-// The same of any row.
 template <class T>
 Pair log_of_row(const T* x, ptrdiff_t n, T m, Rate<T> rate, int threads) {
     Shift<T> shift(m, rate);
     T* none = nullptr;
-    Pair sum = sum_of_powers<ALL, T>(x, none, n, m, shift, rate, threads);
-    Power<T> top = power<T>(m, shift, rate);
-    return outweighs<T>(top, sum.high) ? log_of_rest(x, n, m, rate, threads) : log_of<T>(sum, 0, top);
+    return log_of_row(sum_of_powers<ALL, T>(x, none, n, m, shift, rate, threads), x, n, m, shift, rate, threads);
 }
+
+// max(x) of a tame row, and this.
+template <class T>
+struct TameLog {
+    T max;
+    Pair log;
+    bool tame;
+
+    TameLog(const T* x, ptrdiff_t n, Rate<T> rate, int threads) {
+        T* none = nullptr;
+        Sum<T> row = tame_sum<true, T>(x, none, none, n, rate, threads);
+        max = row.largest;
+        tame = row.tame;
+        if (tame) log = log_of_row(row.sum, x, n, max, Shift<T>::none(), rate, threads);
+    }
+};
 
 template <class T>
 void log_softmax_chunk(const T* x, T* y, ptrdiff_t n, T m, Inverse<T> inverse, T log) {

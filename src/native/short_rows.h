@@ -205,14 +205,14 @@ struct ShortRows {
     void sums(const T* x, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t n) {
         for (ptrdiff_t r = 0; r < rows; ++r) put(first + r, Sum{sum(r * n, n), 0});
         for (ptrdiff_t r = 0; r < rows; ++r)
-            if (outweighs<T>(Power<Work>{top[first + r], 0}, high[first + r]))
+            if (outweighs<T>(Power<Work>{top[first + r], 0}, high[first + r], n))
                 put(first + r, others(r * n, x + r * n, n, max[first + r]));
     }
 
     // Makes of the sums log(sum(exp((x - max) / T))), in high + low.
     void logs(ptrdiff_t rows) {
 #pragma omp simd
-        for (ptrdiff_t r = 0; r < rows; ++r) to_log<T, true>(high[r], low[r], equal[r], Power<Work>{top[r], top_tail[r]});
+        for (ptrdiff_t r = 0; r < rows; ++r) to_log<T>(high[r], low[r], equal[r], Power<Work>{top[r], top_tail[r]});
     }
 
     // The same of any short row, m its largest element.
@@ -221,7 +221,7 @@ struct ShortRows {
         powers(x, n, shift, rate);
         Power<Work> top = power<T>(static_cast<Work>(m), shift, rate);
         Sum s{sum(0, n), 0};
-        if (outweighs<T>(top, s.sum.high)) s = others(0, x, n, m);
+        if (outweighs<T>(top, s.sum.high, n)) s = others(0, x, n, m);
         return log_of<T>(s.sum, s.equal, top);
     }
 
@@ -232,14 +232,8 @@ struct ShortRows {
     };
     Sum others(ptrdiff_t at, const T* x, ptrdiff_t n, T m) const {
         if constexpr (!is_short) {
-            Work some[block], tails[block];
-#pragma omp simd
-            for (ptrdiff_t j = 0; j < n; ++j) {
-                some[j] = x[j] == m ? 0 : e[at + j];
-                tails[j] = x[j] == m ? 0 : tail[at + j];
-            }
             Lanes<Work, Result> sums;
-            sums.add(some, tails, n);
+            sums.add_others(e + at, tail + at, x, n, m);
             return {sums.total(), static_cast<double>(count_equal(x, n, m))};
         }
         using Bits = typename Format<T>::Bits;

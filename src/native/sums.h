@@ -142,6 +142,14 @@ struct Lanes {
 #pragma omp simd
         for (ptrdiff_t l = 0; l < lanes; ++l) add(l, l < n ? e[l] : 0, l < n ? tail[l] : 0);
     }
+    // Of elements that are not m.
+    void add_others(const T* e, const T* tail, const T* x, ptrdiff_t n, T m) {
+        for (ptrdiff_t i = 0; i < n; i += lanes) {
+            ptrdiff_t end = std::min(lanes, n - i);
+#pragma omp simd
+            for (ptrdiff_t l = 0; l < end; ++l) add(l, x[i + l] == m ? 0 : e[i + l], x[i + l] == m ? 0 : tail[i + l]);
+        }
+    }
     Pair total() { return total_of<Result>(high, low); }
 };
 
@@ -168,6 +176,15 @@ struct Sum {
         tame = tame && part.tame;
     }
 };
+
+// Whether the sum of all n terms does not tell that of the others than the largest well enough: it may lose 4 bits for a result of 16;
+// of float32, whose low parts are floats, each term that is added to the same lane within a chunk may cost 2^-50 of the largest.
+template <class Result, class T>
+[[gnu::always_inline]] inline bool outweighs(Power<T> largest, double sum, ptrdiff_t n) {
+    double of_float = static_cast<double>(std::min(n, chunk)) / lanes * 0x1p-24;
+    double least = sizeof(Result) == 8 ? 0x1p-40 : sizeof(Result) == 4 ? of_float : 0x1p-4;
+    return !(sum >= (1 + least) * largest.value);
+}
 
 // Whether float32 powers are added up in a loop of their own: AVX2 converts them from memory faster than in registers.
 template <class Result, class T>
