@@ -2,6 +2,7 @@
 
     python benchmarks/grid.py --json grid.json                 all of it
     python benchmarks/grid.py --json grid.json --functions softmax --dtypes float32
+    python benchmarks/grid.py --json grid.json --values masked      of other values, see VALUES
     python benchmarks/grid.py --from grid.json --plot grid.png      draws what was measured
     python benchmarks/grid.py --from grid.json                 prints what was measured
 
@@ -37,6 +38,29 @@ LENGTHS = [2, 3, 5, 10, 17, 50, 100, 257, 1000, 4096, 32000, 131072, 4194304]
 
 Array = Any
 Cell = dict[str, Any]
+
+
+def masked(x: Array, axis: int) -> None:
+    """A quarter of the elements is -inf."""
+    x[np.random.default_rng(3).random(x.shape) < 0.25] = -np.inf
+
+
+def shifted(x: Array, axis: int) -> None:
+    x += np.asarray(1000, x.dtype)
+
+
+def sure(x: Array, axis: int) -> None:
+    """The largest element of each row is 20 more."""
+    at = np.expand_dims(x.argmax(axis), axis)
+    np.put_along_axis(x, at, np.take_along_axis(x, at, axis) + np.asarray(20, x.dtype), axis)
+
+
+def far(x: Array, axis: int) -> None:
+    """As a temperature of 1/300 makes them."""
+    x *= np.asarray(300, x.dtype)
+
+
+VALUES = {"masked": masked, "shifted": shifted, "sure": sure, "far": far}
 
 
 def spread(x: Array, layout: str) -> Array:
@@ -90,11 +114,14 @@ def measure(options: argparse.Namespace) -> Iterator[Cell]:
                 continue
             seen.add(rows)
             what = (f"{rows}x{n}", function, dtype, LAYOUTS[layout], options.threads)
-            calls = calls_of(_bench.make_case(*what), layout, peers)
+            case = _bench.make_case(*what)
+            if options.values:
+                VALUES[options.values](case.x, case.axis)
+            calls = calls_of(case, layout, peers)
             seconds = _bench.medians(calls, options.rounds, 0.01 * (options.threads > 1))
             peers = fastest(seconds) if rows * n > 2**12 else peers
             key = {"function": function, "dtype": dtype, "layout": layout, "n": n, "batch": batch}
-            yield {**key, "rows": rows, "seconds": seconds}
+            yield {**key, "rows": rows, "values": options.values, "seconds": seconds}
 
 
 def ratio(cell: Cell) -> tuple[float, str]:
@@ -110,7 +137,8 @@ def table(cells: list[Cell]) -> str:
     lines.append("|---" * 6 + "|")
     kinds: dict[str, list[Cell]] = {}
     for cell in cells:
-        kinds.setdefault(f"{cell['function']}, {cell['dtype']}", []).append(cell)
+        kind = [cell["function"], cell["dtype"], cell.get("values")]
+        kinds.setdefault(", ".join(filter(None, kind)), []).append(cell)
     for kind, some in kinds.items():
         ratios = sorted(((*ratio(cell), cell) for cell in some), key=lambda r: -r[0])
         won = sum(r <= 1 for r, _, _ in ratios)
@@ -157,12 +185,15 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--lengths", nargs="+", type=int, choices=LENGTHS, default=LENGTHS)
+    parser.add_argument("--values", choices=VALUES, help="of softmax and its logarithms")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--from", metavar="FILE", type=Path, dest="source")
     parser.add_argument("--plot", metavar="FILE", type=Path)
     options = parser.parse_args()
+    if options.values:
+        options.functions = [f for f in options.functions if not f.endswith("_vjp")]
     if options.source:
         cells = [json.loads(line) for line in options.source.read_text().splitlines()]
     else:

@@ -265,6 +265,49 @@ def test_special_rows(dtype: Any, n: int, rng: np.random.Generator) -> None:
     assert np.isfinite(loss).all() and np.isfinite(grad).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64])
+@pytest.mark.parametrize("n", [2, 5, 18, 40, 200, 700])
+def test_whatever_the_neighbours_are(dtype: Any, n: int, rng: np.random.Generator) -> None:
+    """Tame rows, masked, shifted, sure and wide ones, and rows without a maximum."""
+    x = 3 * rng.standard_normal((300, n))
+    x[rng.random(x.shape) < 0.03] = -np.inf
+    x[::3] += rng.choice([-1000, 1000, 0])
+    x[::5] *= 30
+    x[::7, -1] += 40
+    for value in (np.nan, np.inf, -np.inf):
+        x[rng.integers(len(x), size=3), 0] = value
+    x[11] = -np.inf
+    x, t = x.astype(dtype), rng.integers(n, size=len(x))
+    q = rng.random(x.shape).astype(dtype)
+    for targets, options in ((t, {}), (t, {"label_smoothing": 0.1}), (t, {"z_loss": 0.5}), (q, {})):
+        more: dict[str, Any] = {"reduction": "none", "return_grad": True, **options}
+        with np.errstate(all="ignore"):
+            loss, grad = fsm.cross_entropy(x, targets, **more)
+            for i in range(len(x)):
+                own_loss, own_grad = fsm.cross_entropy(x[i : i + 1], targets[i : i + 1], **more)
+                assert_same_bits(own_loss, loss[i : i + 1])
+                assert_same_bits(own_grad, grad[i : i + 1])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16])
+def test_16_bits_are_rounded_once(dtype: Any, rng: np.random.Generator) -> None:
+    """Loss and gradient are those of float32, rounded: also where they are subnormal."""
+    for n in (3, 100, 5000):
+        x, t = (5 * rng.standard_normal((64, n))).astype(dtype), rng.integers(n, size=64)
+        t[5] = -1
+        for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1}):
+            more: dict[str, Any] = {"ignore_index": -1, "return_grad": True, **options}
+            loss, grad = fsm.cross_entropy(x, t, **more)
+            wide_loss, wide_grad = fsm.cross_entropy(x.astype(np.float32), t, **more)
+            assert loss.dtype == grad.dtype == dtype
+            assert_same_bits(grad, wide_grad.astype(dtype))
+            assert abs(float(loss) - float(wide_loss)) <= float(np.spacing(loss)) / 2
+            along_0 = fsm.cross_entropy(x.T, t, axis=0, **more)
+            assert_same_bits(along_0[1], grad.T)
+            same = x.copy()
+            assert_same_bits(fsm.cross_entropy(same, t, out=same, **more)[1], grad)
+
+
 def test_reductions(rng: np.random.Generator) -> None:
     x, t, w = rng.standard_normal((9, 4)), rng.integers(0, 4, 9), rng.random(4)
     each, _ = both(x, t, weight=w, ignore_index=1)

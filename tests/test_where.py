@@ -93,6 +93,23 @@ def test_masked_zeros_also_in_rows_that_are_nan(name: str) -> None:
 
 @every_function
 @every_float
+@pytest.mark.parametrize("n", [1, 2, 5, 40, 300, 2049, 20_000])
+def test_as_minus_infinity(n: int, dtype: np.dtype, name: str, rng: np.random.Generator) -> None:
+    """Many rows, some of them with nothing kept, against logits that are -inf there."""
+    x = cast(3 * rng.standard_normal((max(3, 9000 // n), n)), dtype)
+    where = rng.random(x.shape) < 0.7
+    where[1::5] = False
+    masked = np.where(where, x, np.asarray(-np.inf, dtype))
+    with np.errstate(invalid="ignore"):
+        expected = FUNCTIONS[name](masked)
+    expected[~where.any(axis=1)] = MASKED.get(name, -np.inf)
+    assert_same_bits(FUNCTIONS[name](x, where=where), expected)
+    if name in MASKED:
+        assert_same_bits(FUNCTIONS[name](x, where=where, out=x), expected)
+
+
+@every_function
+@every_float
 def test_a_row_with_nothing_kept(dtype: np.dtype, name: str) -> None:
     x = cast([[np.nan, 1, np.inf], [-np.inf, -np.inf, -np.inf], [1, 2, 3]], dtype)
     with np.errstate(all="raise"):

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastsoftmax import _native
+
 Array = NDArray[Any]
 Axis = int | Sequence[int] | None
 
@@ -79,6 +81,15 @@ def contiguous(x: Array, dtype: DTypeLike | None = None) -> Array:
     """x in native byte order, aligned and C-contiguous: as it is, or a copy."""
     y = np.asarray(x, dtype, order="C")
     return y if y.flags.aligned else y.copy()
+
+
+def in_dtype(y: Array, dtype: np.dtype[Any]) -> Array:
+    """y in that dtype; NumPy takes long to a float16 that is subnormal."""
+    if y.dtype != np.float32 or dtype.itemsize != 2:
+        return y.astype(dtype, copy=False)
+    rounded = np.empty(y.shape, dtype)
+    _native.narrow(contiguous(y), rounded)
+    return rounded
 
 
 PART = 2**18  # bytes that stay in the cache

@@ -24,6 +24,7 @@ from fastsoftmax._arguments import (
     check_memory,
     check_out,
     deliver,
+    in_dtype,
     result_dtype,
     room,
     to_array,
@@ -376,7 +377,7 @@ def _jacobian(function: str, p: ArrayLike, axis: Axis, out: Array | None) -> Any
     if mask is not None:
         mask = axes.rows(mask)
         mask = mask[..., :, None] | mask[..., None, :]
-    return deliver(y.astype(dtype, copy=False), out, source, mask)
+    return deliver(in_dtype(y, dtype), out, source, mask)
 
 
 def of_rows(function: str, y: Array, p: Array, *vectors: Array) -> Array:

@@ -15,6 +15,7 @@ from fastsoftmax._arguments import (
     Axes,
     Axis,
     contiguous,
+    in_dtype,
     plain,
     result_dtype,
     to_array,
@@ -195,7 +196,7 @@ class Losses:
             else:
                 each[block.at] = loss.reshape(each[block.at].shape)
             if y is not None and part is not None and not own:
-                part[...] = y.reshape(part.shape)
+                part[...] = in_dtype(y, part.dtype).reshape(part.shape)
         return total.value
 
     def of_block(self, block: Block, y: Array | None, factor: Any) -> Array:

@@ -14,6 +14,7 @@ from fastsoftmax._arguments import (
     check_out,
     contiguous,
     deliver,
+    in_dtype,
     result_dtype,
     to_array,
 )
@@ -258,7 +259,7 @@ def _second_order(losses: Losses, v: Array | None, reduction: str, out: Array | 
         if losses.z_loss:
             change += (factor * z).astype(working)[:, None] * other
         change[~losses.counts(block)] = 0
-        result[block.at] = change.reshape(result[block.at].shape)
+        result[block.at] = in_dtype(change, y.dtype).reshape(result[block.at].shape)
     return deliver(y, out, losses.source, losses.mask)
 
 

@@ -33,28 +33,13 @@ struct LossRows {
             if (!is_ignored(r) && !long_loss(x + r * n, y ? y + r * n : y, n, target(r), threads, loss[r])) has_no_maximum(r);
     }
 
-    // A block at a time, if it is tame.
+    // A block at a time.
     template <bool is_short>
     void short_rows(ptrdiff_t count) {
         ShortRows<T, is_short, T, LossResult<T>> powers;
-        Rate<T> rate(1);
         for (ptrdiff_t first = 0, some; first < count; first += some) {
             some = std::min(count - first, block / n);
-            if (powers.tame_powers(x + first * n, some * n, rate, y ? y + first * n : y)) {
-                short_losses(first, some, powers, Shift<T>::none(), rate, true);
-                continue;
-            }
-            for (ptrdiff_t r = first; r < first + some; ++r) {
-                T m = powers.maximum(x + r * n, n);
-                if (std::isfinite(m)) {
-                    bool tame = std::fabs(m) <= rate.tame && farthest(x + r * n, n) <= magnitude(rate.tame);
-                    Shift<T> shift = tame ? Shift<T>::none() : Shift<T>(m, rate);
-                    powers.powers(x + r * n, n, shift, rate);
-                    short_losses(r, 1, powers, shift, rate, tame);
-                } else if (!is_ignored(r)) {
-                    has_no_maximum(r);
-                }
-            }
+            some_rows(first, some, powers);
         }
     }
 
@@ -80,24 +65,36 @@ private:
         if (y) std::fill_n(y + r * n, n, nan);
     }
 
+    // Where one of them has no finite maximum, less of them.
+    template <class Powers>
+    void some_rows(ptrdiff_t first, ptrdiff_t some, Powers& powers) {
+        Rate<T> rate(1);
+        const T *from = x + first * n, *to = y ? y + first * n : y;
+        if (powers.tame_powers(from, some * n, rate, to)) return short_losses(first, some, powers, rate, true);
+        if (powers.template wild_powers<true>(from, 0, some, n, rate, to)) return short_losses(first, some, powers, rate, false);
+        if (some == 1 && !is_ignored(first)) has_no_maximum(first);
+        ptrdiff_t less = some > 1 ? (some + 7) / 8 : some;
+        for (ptrdiff_t i = 0; i < some && some > 1; i += less) some_rows(first + i, std::min(less, some - i), powers);
+    }
+
     // Of some rows whose powers are known. All is relative to the maximum, or, where one index is all that is asked and the row
     // tame, so that its power is a normal number, to that.
     template <class Powers>
-    void short_losses(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate, bool tame) {
-        if (!q && options.spread == 0 && options.z_loss == 0) losses_of_kind<true>(first, some, powers, shift, rate, tame);
-        else losses_of_kind<false>(first, some, powers, shift, rate, tame);
+    void short_losses(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Rate<T> rate, bool all_tame) {
+        if (!q && options.spread == 0 && options.z_loss == 0) losses_of_kind<true>(first, some, powers, rate, all_tame);
+        else losses_of_kind<false>(first, some, powers, rate, all_tame);
     }
 
     // Plain: to one index, without z_loss.
     template <bool plain, class Powers>
-    void losses_of_kind(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Shift<T> shift, Rate<T> rate, bool tame) {
+    void losses_of_kind(ptrdiff_t first, ptrdiff_t some, const Powers& powers, Rate<T> rate, bool all_tame) {
         alignas(64) double reference[block], high[block], low[block], others_high[block], others_low[block], of_reference[block], its_tail[block];
         alignas(64) double all[block], all_low[block], distance[block], distance_low[block], x_t[block], weight[block], power_t[block], tail_t[block];
         alignas(64) double scale_high[block], scale_low[block], at_index[block];
-        const bool has_q = !plain && q, one_hot = plain || (!q && options.spread == 0), refers_to_index = one_hot && tame;
+        const bool has_q = !plain && q, one_hot = plain || (!q && options.spread == 0), all_refer = one_hot && all_tame;
         auto weights = static_cast<const T*>(options.weight);
         for (ptrdiff_t r = 0; r < some; ++r) {
-            if (!refers_to_index) reference[r] = powers.maximum(x + (first + r) * n, n);
+            if (!all_refer) reference[r] = all_tame ? powers.maximum(x + (first + r) * n, n) : powers.max[r];
             Pair sum = powers.sum(r * n, n);
             high[r] = sum.high, low[r] = sum.low;
             if (!plain) all[r] = all_low[r] = distance[r] = distance_low[r] = 0;
@@ -105,15 +102,22 @@ private:
         for (ptrdiff_t r = 0; r < some; ++r) {
             ptrdiff_t t = has_q || index[first + r] == options.ignored ? 0 : index[first + r], at = r * n + t;  // ignored: any
             x_t[r] = has_q ? reference[r] : x[first * n + at];
+            bool refers_to_index = all_refer || (one_hot && powers.is_tame[r]);
             if (refers_to_index) reference[r] = x_t[r];
             weight[r] = has_q ? 1 : weight_of(weights, t);
             power_t[r] = has_q ? 0 : powers.e[at];
             tail_t[r] = has_q || !has_tails ? 0 : powers.tail[at];
-            if (refers_to_index) of_reference[r] = power_t[r], its_tail[r] = tail_t[r];
+            if (all_refer) of_reference[r] = power_t[r], its_tail[r] = tail_t[r];
         }
-        if (!refers_to_index) {
+        if (!all_refer && all_tame) {
 #pragma omp simd
-            for (ptrdiff_t r = 0; r < some; ++r) put(of_reference[r], its_tail[r], wide_power(static_cast<T>(reference[r]), shift, rate));
+            for (ptrdiff_t r = 0; r < some; ++r) put(of_reference[r], its_tail[r], wide_power(reference[r], Shift<T>::none(), rate));
+        } else if (!all_refer) {
+            const T *c = powers.shift, *limit = powers.limit;
+            const auto* bias = powers.bias;
+#pragma omp simd
+            for (ptrdiff_t r = 0; r < some; ++r)
+                put(of_reference[r], its_tail[r], wide_power(reference[r], Shift<T>(c[r], limit[r], bias[r]), rate));
         }
         int64_t sure = 0;
 #pragma omp simd reduction(| : sure)
@@ -153,8 +157,8 @@ private:
         }
     }
 
-    [[gnu::always_inline]] static Power<double> wide_power(T x, Shift<T> shift, Rate<T> rate) {
-        Power<T> p = power<LossResult<T>>(x, shift, rate);
+    [[gnu::always_inline]] static Power<double> wide_power(double x, Shift<T> shift, Rate<T> rate) {
+        Power<T> p = power<LossResult<T>>(static_cast<T>(x), shift, rate);
         return {p.value, p.tail};
     }
 

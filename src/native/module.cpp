@@ -216,6 +216,7 @@ PyMethodDef methods[] = {
     fast("softmax_part_rows", parts<SOFTMAX_PART>),
     fast("log_softmax_part_rows", parts<LOG_SOFTMAX_PART>),
     fast("cross_entropy_rows", cross_entropy),
+    fast("narrow", narrow_array),
     {"sum", exact_sum, METH_O, nullptr},
     {"available_isas", available, METH_NOARGS, nullptr},
     {"isa", chosen, METH_NOARGS, nullptr},

@@ -73,6 +73,7 @@ struct ShortRows {
     alignas(64) Work top[block], top_tail[block];  // the power of the largest
     alignas(64) Work shift[block], limit[block];
     alignas(64) typename Format<Work>::Bits bias[block];
+    bool is_tame[block];
 
     static T maximum(const T* x, ptrdiff_t n) { return is_short ? short_maximum(x, n) : ::maximum(x, n); }
 
@@ -100,7 +101,8 @@ struct ShortRows {
     }
 
     // The same of any rows, relative to their maxima, which are kept as those of rows from `first` on; false where one is not finite.
-    // What a vector has of the next row is overwritten by that.
+    // What a vector has of the next row is overwritten by that. If asked for, tame rows are told, and have no shift.
+    template <bool tells_tame = false>
     bool wild_powers(const T* x, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate, const T* y = nullptr) {
         Magnitude<T> all = 1;
         for (ptrdiff_t r = 0; r < rows; ++r) max[first + r] = maximum(x + r * n, n);
@@ -111,6 +113,10 @@ struct ShortRows {
             ::put(shift[r], limit[r], bias[r], Shift<Work>(static_cast<Work>(m), rate));
         }
         if (!all) return false;
+        for (ptrdiff_t r = 0; r < rows && tells_tame; ++r) {
+            is_tame[r] = farthest(x + r * n, n) <= magnitude(static_cast<T>(rate.tame));
+            if (is_tame[r]) ::put(shift[r], limit[r], bias[r], Shift<Work>::none());
+        }
         const ptrdiff_t size = rows * n;
         auto reduce = [&](ptrdiff_t i, ptrdiff_t n, Shift<Work> s) __attribute__((always_inline)) {
 #pragma omp simd
