@@ -149,13 +149,16 @@ def kl_divergence(
 
 def _relative_entropy(q: Array, p: Array, log_p: Array) -> Array:
     """q * log(q / p) - q + p, without cancellation."""
+    log_ratio = np.log(q / p)
+    vanishes = ~(p >= np.finfo(p.dtype).tiny)
+    log_ratio[vanishes] = np.log(q[vanishes]) - log_p[vanishes]
+    y = np.where(q == 0, p, q * log_ratio - (q - p))
     r = (q - p) / p
     near = np.abs(r) < 0.05
-    z = np.where(near, r, 0)
+    z = r[near]
     # (1 + r) log(1 + r) - r = r^2/2 - r^3/6 + r^4/12 - ...
     series = np.zeros_like(z)
     for k in range(16, 1, -1):
         series = z * ((-1) ** k / (k * (k - 1)) + series)
-    log_ratio = np.where(p >= np.finfo(p.dtype).tiny, np.log(q / p), np.log(q) - log_p)
-    far = np.where(q == 0, p, q * log_ratio - (q - p))
-    return np.where(near, p * series * z, far)
+    y[near] = p[near] * series * z
+    return y
