@@ -201,7 +201,7 @@ struct Columns {
         for (ptrdiff_t c = 0; c < count; ++c) to_log<T>(sum[c], sum_low[c], equal[c], Power<Work>{top[c], wider ? 0 : top_tail[c]});
     }
 
-    // Of columns whose largest element outweighs the others, the sums of these; elements that equal it are counted.
+    // Of columns whose largest element outweighs the others, the sums of these.
     template <Terms terms>
     void keep_others(double* equal) {
         int64_t outweighed[width], any = 0;
@@ -211,14 +211,8 @@ struct Columns {
             any |= outweighed[c];
         }
         if (!any) return;
-        double found[width], all[width], all_low[width];
-        std::fill_n(found, count, 0.0);
+        double all[width], all_low[width];
         std::copy_n(sum, count, all), std::copy_n(sum_low, count, all_low);
-        for (ptrdiff_t j = 0; j < n; ++j) {
-            const T* row = x + j * after;
-#pragma omp simd
-            for (ptrdiff_t c = 0; c < count; ++c) found[c] += row[c] == largest[c];
-        }
         if constexpr (is_short) add_others();
         else {
             if constexpr (terms == TAME)
@@ -229,7 +223,7 @@ struct Columns {
 #pragma omp simd
         for (ptrdiff_t c = 0; c < count; ++c) {
             bool is = outweighed[c] != 0;
-            sum[c] = is ? sum[c] : all[c], sum_low[c] = is ? sum_low[c] : all_low[c], equal[c] = is ? found[c] : 0;
+            sum[c] = is ? sum[c] : all[c], sum_low[c] = is ? sum_low[c] : all_low[c], equal[c] = is ? 1 : 0;
         }
     }
 

@@ -32,6 +32,7 @@ struct HalfColumns {
     const Half* x;
     ptrdiff_t n, after, count, width;  // count <= half_width columns of n elements, `after` apart
     Rate<float> rate;
+    const ptrdiff_t* picks = nullptr;  // the columns, where not all are meant
     alignas(64) float part[half_width], lane[lanes][half_width], largest[half_width];
     alignas(64) float shift[half_width], limit[half_width];
     alignas(64) Format<float>::Bits bias[half_width];
@@ -82,7 +83,9 @@ struct HalfColumns {
         for (ptrdiff_t j = from; j < end; ++j) {
             float* to = lane[(j - from) % lanes];
             fetch<false>(x + (j + 1) * after, count);
-            widen(x + j * after, part, count);
+            if (terms == SMALLER && picks)
+                for (ptrdiff_t c = 0; c < count; ++c) part[c] = x[j * after + picks[c]];
+            else widen(x + j * after, part, count);
             if (with_largest) keep_larger(largest, part, width);
             const Rate<float> r = rate;
             Magnitude<float> far = 0;
@@ -125,27 +128,42 @@ struct HalfColumns {
     template <Terms terms>
     void logs() {
         float top[half_width];
-        double low[half_width] = {}, equal[half_width] = {}, all[half_width];
-        int64_t outweighed[half_width], any = 0;
+        double low[half_width] = {}, equal[half_width] = {};
+        int64_t any = 0;
         if constexpr (terms == TAME)
             for (ptrdiff_t c = 0; c < width; ++c) put(shift[c], limit[c], bias[c], Shift<float>::none());
 #pragma omp simd reduction(| : any)
         for (ptrdiff_t c = 0; c < count; ++c) {
             top[c] = half_power<Half, ALL>(largest[c], Shift<float>(shift[c], limit[c], bias[c]), rate);
-            outweighed[c] = outweighs<Half>(Power<float>{top[c], 0}, sum[c], n) ? 1 : 0;
-            any |= outweighed[c];
+            equal[c] = outweighs<Half>(Power<float>{top[c], 0}, sum[c], n) ? 1 : 0;
+            any |= equal[c] != 0;
         }
-        if (any) {
-            std::copy_n(sum, count, all);
-            sums<SMALLER, false>();
-            for (ptrdiff_t c = 0; c < count; ++c) sum[c] = outweighed[c] ? sum[c] : all[c];
-            for (ptrdiff_t j = 0; j < n; ++j) {
-                widen(x + j * after, part, count);
-                for (ptrdiff_t c = 0; c < count; ++c) equal[c] += outweighed[c] && part[c] == largest[c] ? 1 : 0;
-            }
-        }
+        if (any) add_others(equal);
 #pragma omp simd
         for (ptrdiff_t c = 0; c < count; ++c) to_log<float>(sum[c], low[c], equal[c], Power<float>{top[c], 0});
+    }
+
+    // The sums without the largest of columns that are outweighed: of all, or, where they are few, of those picked.
+    void add_others(const double* outweighed) {
+        ptrdiff_t picks[half_width], some = 0;
+        for (ptrdiff_t c = 0; c < count; ++c)
+            if (outweighed[c] != 0) picks[some++] = c;
+        if (4 * some > count) {
+            double all[half_width];
+            std::copy_n(sum, count, all);
+            sums<SMALLER, false>();
+            for (ptrdiff_t c = 0; c < count; ++c) sum[c] = outweighed[c] != 0 ? sum[c] : all[c];
+            return;
+        }
+        for (; some % lanes; ++some) picks[some] = picks[0];
+        HalfColumns others(x, n, after, some, 1);
+        others.rate = rate, others.picks = picks;
+        for (ptrdiff_t i = 0; i < some; ++i) {
+            ptrdiff_t c = picks[i];
+            others.largest[i] = largest[c], others.shift[i] = shift[c], others.limit[i] = limit[c], others.bias[i] = bias[c];
+        }
+        others.template sums<SMALLER, false>();
+        for (ptrdiff_t i = 0; i < some; ++i) sum[picks[i]] = others.sum[i];
     }
 
     void log_softmax(Half* y, Inverse<float> inverse) {

@@ -103,14 +103,11 @@ float half_maximum(const Half* x, ptrdiff_t n, int threads) {
     return m;
 }
 
-// Of the elements smaller than m, with those that equal it.
-struct HalfRest {
-    double sum = 0, equal = 0;
-};
+// The sum of the powers of the elements smaller than m.
 template <class Half>
-HalfRest half_rest(const float* x, ptrdiff_t n, float m, Shift<float> shift, Rate<float> rate) {
+double half_rest(const float* x, ptrdiff_t n, float m, Shift<float> shift, Rate<float> rate) {
     float* none = nullptr;
-    return {HalfPowers<Half, false, SMALLER, false>(x, none, n, m, shift, rate).sum, static_cast<double>(count_equal(x, n, m))};
+    return HalfPowers<Half, false, SMALLER, false>(x, none, n, m, shift, rate).sum;
 }
 
 // As log_of_row has it.
@@ -118,15 +115,15 @@ template <class Half>
 Pair half_log_of_row(double sum, const Half* x, ptrdiff_t n, float m, Shift<float> shift, Rate<float> rate, int threads) {
     Power<float> top = power<Half>(m, shift, rate);
     if (!outweighs<Half>(top, sum, n)) return log_of<float>({sum, 0}, 0, top);
-    HalfRest row;
+    double rest = 0;
     add_chunks(n, threads,
         [=](ptrdiff_t from, ptrdiff_t length) {
             alignas(64) float part[chunk];
             widen(x + from, part, length);
             return half_rest<Half>(part, length, m, shift, rate);
         },
-        [&](const HalfRest& part) { row.sum += part.sum, row.equal += part.equal; });
-    return log_of<float>({row.sum, 0}, row.equal, top);
+        [&](double part) { rest += part; });
+    return log_of<float>({rest, 0}, 1, top);
 }
 
 // A row that is TAME, or any with a maximum m; false, and nothing written, where it should be TAME and is not.
@@ -210,8 +207,7 @@ ptrdiff_t half_logs(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t count, Rate<f
     for (ptrdiff_t r = 0; r < count; ++r) put(top[r], tail[r], power<Half>(max[r], Shift<float>(shift[r], limit[r], bias[r]), rate));
     for (ptrdiff_t r = 0; r < count; ++r) {
         if (!outweighs<Half>(Power<float>{top[r], 0}, sum[r], n)) continue;
-        HalfRest rest = half_rest<Half>(part + r * n, n, max[r], Shift<float>(shift[r], limit[r], bias[r]), rate);
-        sum[r] = rest.sum, equal[r] = rest.equal;
+        sum[r] = half_rest<Half>(part + r * n, n, max[r], Shift<float>(shift[r], limit[r], bias[r]), rate), equal[r] = 1;
     }
 #pragma omp simd
     for (ptrdiff_t r = 0; r < count; ++r) to_log<float>(sum[r], low[r], equal[r], Power<float>{top[r], tail[r]});

@@ -90,8 +90,8 @@ template <class Result, class T>
     return {2 * s, fma(tail, polynomial<inverse_to_2>(e), 2 * s_low) + 2 * s * z * polynomial<atanh_to_third>(z)};
 }
 
-// The logarithm of a row, relative to its largest term, from the sum of the others but for `equal` terms that equal it:
-// where one term outweighs all others, they hold more than their sum with it.
+// The logarithm of a row, relative to its largest term, from the sum of all terms but for `equal` ones that equal it: of all, or, where
+// the largest outweighs the others, of these, which hold more then (and none of them equals it).
 template <class Result, class T>
 [[gnu::always_inline]] inline Pair log_of(Pair others, double equal, Power<T> largest) {
     if constexpr (sizeof(Result) == 4) {

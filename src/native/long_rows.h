@@ -123,9 +123,8 @@ template <class T>
 Pair log_of_row(Pair sum, const T* x, ptrdiff_t n, T m, Shift<T> shift, Rate<T> rate, int threads) {
     Power<T> top = power<T>(m, shift, rate);
     if (!outweighs<T>(top, sum.high, n)) return log_of<T>(sum, 0, top);
-    Partition p{m, 0, 0, 0};
-    add_to(p, x, n, shift, rate, threads);
-    return log_of<T>({p.others, p.low}, p.equal, top);
+    T* none = nullptr;
+    return log_of<T>(sum_of_powers<SMALLER, T>(x, none, n, m, shift, rate, threads), 1, top);
 }
 template <class T>
 Pair log_of_row(const T* x, ptrdiff_t n, T m, Rate<T> rate, int threads) {

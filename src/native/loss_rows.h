@@ -132,8 +132,8 @@ private:
                 distance[r] = asked.distance.high, distance_low[r] = asked.distance.low;
             }
             if (!is_nearly_all<T>(of_reference[r], others_high[r])) continue;
-            auto others = powers.others(r * n, x + (first + r) * n, n, static_cast<T>(reference[r]));
-            others_high[r] = others.sum.high, others_low[r] = others.sum.low;
+            Pair others = powers.others(r * n, x + (first + r) * n, n, static_cast<T>(reference[r]));
+            others_high[r] = others.high, others_low[r] = others.low;
         }
         double kept = has_q ? 0 : options.kept, spread = plain ? 0 : options.spread, z_loss = plain ? 0 : options.z_loss;
         double factor = options.factor;

@@ -172,7 +172,7 @@ struct ShortRows {
             for (ptrdiff_t r = 0; r < rows; ++r) scale_some(r * n, y + r * n, n, scale_of<Result, Work>(sum(r * n, n)));
             return;
         }
-        for (ptrdiff_t r = 0; r < rows; ++r) put(r, Sum{sum(r * n, n), 0});
+        for (ptrdiff_t r = 0; r < rows; ++r) put(r, sum(r * n, n));
         for (ptrdiff_t r = 0; r < rows; ++r) scale(r * n, y + r * n, n, scale_of<Result, Work>(Pair{high[r], low[r]}));
     }
 
@@ -209,10 +209,10 @@ struct ShortRows {
 
     // Of rows whose powers are there, kept as those from `first` on: the sum of all, or of those that the largest does not outweigh.
     void sums(const T* x, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t n) {
-        for (ptrdiff_t r = 0; r < rows; ++r) put(first + r, Sum{sum(r * n, n), 0});
+        for (ptrdiff_t r = 0; r < rows; ++r) put(first + r, sum(r * n, n));
         for (ptrdiff_t r = 0; r < rows; ++r)
             if (outweighs<T>(Power<Work>{top[first + r], 0}, high[first + r], n))
-                put(first + r, others(r * n, x + r * n, n, max[first + r]));
+                put(first + r, others(r * n, x + r * n, n, max[first + r]), 1);
     }
 
     // Makes of the sums log(sum(exp((x - max) / T))), in high + low.
@@ -226,30 +226,22 @@ struct ShortRows {
         Shift<Work> shift(m, rate);
         powers(x, n, shift, rate);
         Power<Work> top = power<T>(static_cast<Work>(m), shift, rate);
-        Sum s{sum(0, n), 0};
-        if (outweighs<T>(top, s.sum.high, n)) s = others(0, x, n, m);
-        return log_of<T>(s.sum, s.equal, top);
+        Pair all = sum(0, n);
+        return outweighs<T>(top, all.high, n) ? log_of<T>(others(0, x, n, m), 1, top) : log_of<T>(all, 0, top);
     }
 
-    // The sum of the powers of a row but for those of its largest elements, which are counted.
-    struct Sum {
-        Pair sum;
-        double equal;
-    };
-    Sum others(ptrdiff_t at, const T* x, ptrdiff_t n, T m) const {
+    // The sum of the powers of a row but for those of its largest elements.
+    Pair others(ptrdiff_t at, const T* x, ptrdiff_t n, T m) const {
         if constexpr (!is_short) {
             Lanes<Work, Result> sums;
             sums.add_others(e + at, tail + at, x, n, m);
-            return {sums.total(), static_cast<double>(count_equal(x, n, m))};
+            return sums.total();
         }
         using Bits = typename Format<T>::Bits;
-        uint64_t equal = 0;
-        auto add = [&](Pair& sum, ptrdiff_t j) {
+        return in_turn<T>(n, [&](Pair& sum, ptrdiff_t j) {
             uint64_t is_largest = std::bit_cast<Bits>(x[j]) == std::bit_cast<Bits>(m), mask = is_largest - 1;
-            equal += is_largest;
             add_term<T, double>(sum.high, sum.low, masked(e[at + j], mask), wider ? 0 : masked(tail[at + j], mask));
-        };
-        return {in_turn<T>(n, add), static_cast<double>(equal)};
+        });
     }
     Pair sum(ptrdiff_t at, ptrdiff_t n) const {
         if constexpr (!is_short) {
@@ -263,7 +255,7 @@ struct ShortRows {
     }
 
 private:
-    void put(ptrdiff_t r, Sum s) { high[r] = s.sum.high, low[r] = s.sum.low, equal[r] = s.equal; }
+    void put(ptrdiff_t r, Pair sum, double counted = 0) { high[r] = sum.high, low[r] = sum.low, equal[r] = counted; }
     [[gnu::always_inline]] void store(ptrdiff_t i, Reduced<Work> d) {
         e[i] = d.r, tail[i] = d.scale;
         if constexpr (!wider) rest[i] = d.rest;
