@@ -135,29 +135,29 @@ struct Call {
         Inverse<Work> inverse(*temperature);
         for (ptrdiff_t left = count; left > 0;) {
             if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
-            ptrdiff_t some = std::min(left, stride ? 1 : block / n), tame;
+            ptrdiff_t some = std::min(left, stride ? 1 : block / n), done;
             if constexpr (function == SOFTMAX) {
-                bool done = some_rows.tame_powers(x, some * n, rate, y) || some_rows.wild_powers(x, 0, some, n, rate, y);
-                tame = done ? some : 0;
-                some_rows.softmax(y, tame, n);
+                bool goes = some_rows.tame_powers(x, some * n, rate, y) || some_rows.wild_powers(x, 0, some, n, rate, y);
+                done = goes ? some : 0;
+                some_rows.softmax(y, done, n);
             } else {
-                tame = tame_logs(some_rows, stride ? 1 : left, rate);
-                for (ptrdiff_t r = 0; r < tame; ++r) put(r, some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
+                done = some_logs(some_rows, stride ? 1 : left, rate);
+                for (ptrdiff_t r = 0; r < done; ++r) put(r, some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);
             }
-            advance(tame);  // all at once, not row by row: that would be kept in memory
-            left -= tame;
-            if (tame > 0) continue;
+            advance(done);  // all at once, not row by row: that would be kept in memory
+            left -= done;
+            if (done > 0) continue;
             if constexpr (is_short || function == SOFTMAX)
                 for (ptrdiff_t r = 0; r < some; ++r, advance(1)) wild_row(some_rows, rate, inverse);
-            else long_logs(some);  // some of them may be tame
+            else long_logs(some);
             left -= some;
         }
     }
 
-    // The logarithms of the first rows, as far as their maxima are finite, and not more than go well together: returns how many. They take
-    // long, and are computed for more rows at once than the powers.
+    // The logarithms of the first rows, as far as their maxima are finite, and not more than go well together: returns how many. They
+    // take long, and are computed for more rows at once than the powers.
     template <class Block, class Work>
-    ptrdiff_t tame_logs(Block& rows, ptrdiff_t count, Rate<Work> rate) {
+    ptrdiff_t some_logs(Block& rows, ptrdiff_t count, Rate<Work> rate) {
         constexpr ptrdiff_t together = 4096;
         ptrdiff_t at_a_time = block / n, done = 0;
         count = std::min({count, std::max(at_a_time, together / n), block});
@@ -329,15 +329,15 @@ bool strided_rows(const Rows& r) {
     return invalid;
 }
 
-// Columns, some at a time, and those that are not a whole vector by themselves: side by side where they are tame, else gathered.
-template <Function function, class T, Kernel of_rows, class Tame>
-bool columns(const Rows& r, ptrdiff_t at_a_time, ptrdiff_t vector, Tame tame) {
+// Columns, some at a time, and those that are not a whole vector by themselves: side by side where that goes, else gathered.
+template <Function function, class T, Kernel of_rows, class SideBySide>
+bool columns(const Rows& r, ptrdiff_t at_a_time, ptrdiff_t vector, SideBySide side_by_side) {
     bool invalid = false;
     auto compute = [&](ptrdiff_t first, ptrdiff_t count, ptrdiff_t offset) {
         auto x = static_cast<const T*>(r.x) + offset;
         auto y = static_cast<T*>(r.y) + (function == LOGSUMEXP ? first : offset);
         const double* temperature = r.temperature + first * r.temperature_stride;
-        if (r.temperature_stride || !tame(x, y, count, *temperature))
+        if (r.temperature_stride || !side_by_side(x, y, count, *temperature))
             invalid |= gathered_columns<function, T, of_rows>(r, x, y, count, temperature);
     };
     each_tile(r, at_a_time, [&](ptrdiff_t first, ptrdiff_t count, ptrdiff_t offset) {
