@@ -35,8 +35,7 @@ struct Columns {
     alignas(64) Work low[lanes][width];
     alignas(64) double sum[width], sum_low[width];
     alignas(64) T largest[width];  // of the logarithms, and of columns that are not tame, whose shifts follow
-    alignas(64) Work shift[width], limit[width];
-    alignas(64) typename Format<Work>::Bits bias[width];
+    Shifts<Work, width> shift;
     alignas(64) Work top[width], top_tail[width];  // its power
     alignas(64) Work value[kept][width], tail[kept][width];  // the powers of short columns; of long ones they go to y, or nowhere
 
@@ -66,15 +65,7 @@ struct Columns {
             fetch<false>(x + j * after + ahead, count);
             keep_larger(largest, x + j * after, count);
         }
-        const Rate<Work> r = rate;
-        Magnitude<T> all = 1;
-#pragma omp simd reduction(& : all)
-        for (ptrdiff_t c = 0; c < count; ++c) {
-            T m = largest[c];
-            all &= m - m == 0 ? 1 : 0;
-            put(shift[c], limit[c], bias[c], Shift<Work>(static_cast<Work>(m), r));
-        }
-        return all != 0;
+        return shift.follow(largest, count, rate);
     }
 
     // Of the elements from j to end of all columns, with their sums in high[0] + low[0].
@@ -114,8 +105,6 @@ struct Columns {
         double* h = high[j % lanes] + c;
         Work *s = low[j % lanes] + c, *v = value[is_short ? j : 0] + c, *t = tail[is_short ? j : 0] + c;
         Work *of_largest = top + c, *its_tail = top_tail + c;
-        const Work *shifts = shift + c, *limits = limit + c;
-        const auto* biases = bias + c;
         T* m = largest + c;
         Magnitude<T> far = 0;
         Work of_strip[adds_later ? strip : 1];
@@ -127,7 +116,7 @@ struct Columns {
             if constexpr (!keeps_tails) {
                 T r, rest, scale, p, p_tail;
                 if constexpr (terms == TAME) put(r, rest, scale, reduced<Result>(row[i], rate));
-                else put(r, rest, scale, reduced<Result>(row[i], Shift<T>(shifts[i], limits[i], biases[i]), rate));
+                else put(r, rest, scale, reduced<Result>(row[i], Shift<T>(shift.c[c + i], shift.limit[c + i], shift.bias[c + i]), rate));
                 if constexpr (terms == SMALLER) scale = row[i] == m[i] ? 0 : scale;
                 add_power<Result, adds_later>(h[i], s[i], p, p_tail, r, rest, scale);
                 if constexpr (adds_later) of_strip[i] = p;
@@ -135,8 +124,7 @@ struct Columns {
                 continue;
             }
             Work p, p_tail;
-            if constexpr (terms == TAME) put(p, p_tail, power<Result>(static_cast<Work>(row[i]), rate));
-            else put(p, p_tail, power<Result>(static_cast<Work>(row[i]), Shift<Work>(shifts[i], limits[i], biases[i]), rate));
+            put(p, p_tail, power_of<Result, terms>(static_cast<Work>(row[i]), shift, c + i, rate));
             if constexpr (terms == SMALLER) p = row[i] == m[i] ? 0 : p, p_tail = row[i] == m[i] ? 0 : p_tail;
             add_term<Result>(h[i], s[i], p, p_tail);
             if constexpr (is_short) v[i] = p;
@@ -180,8 +168,7 @@ struct Columns {
                 if constexpr (wider) e[c] = static_cast<T>(v[c] * by[c]);
                 else if constexpr (is_short || (keep && may_store)) e[c] = scaled<Work>({v[c], t[c]}, by[c], by_low[c]);
                 else if constexpr (sizeof(T) == 4) e[c] = scaled<Work>({e[c], 0}, by[c], by_low[c]);
-                else if constexpr (terms == TAME) e[c] = scaled(power<Result>(row[c], r), by[c], by_low[c]);
-                else e[c] = scaled(power<Result>(row[c], Shift<Work>(shift[c], limit[c], bias[c]), r), by[c], by_low[c]);
+                else e[c] = scaled(power_of<Result, terms>(row[c], shift, c, r), by[c], by_low[c]);
             }
         }
     }
@@ -191,11 +178,9 @@ struct Columns {
     void logs() {
         double equal[width];
         std::fill_n(equal, count, 0.0);
-        if constexpr (terms != TAME)
+        if constexpr (terms != TAME || !is_short)
             for (ptrdiff_t c = 0; c < count; ++c)
-                put(top[c], top_tail[c], power<Result>(static_cast<Work>(largest[c]), Shift<Work>(shift[c], limit[c], bias[c]), rate));
-        else if constexpr (!is_short)
-            for (ptrdiff_t c = 0; c < count; ++c) put(top[c], top_tail[c], power<Result>(largest[c], rate));
+                put(top[c], top_tail[c], power_of<Result, terms>(static_cast<Work>(largest[c]), shift, c, rate));
         keep_others<terms>(equal);
 #pragma omp simd
         for (ptrdiff_t c = 0; c < count; ++c) to_log<T>(sum[c], sum_low[c], equal[c], Power<Work>{top[c], wider ? 0 : top_tail[c]});
@@ -215,8 +200,7 @@ struct Columns {
         std::copy_n(sum, count, all), std::copy_n(sum_low, count, all_low);
         if constexpr (is_short) add_others();
         else {
-            if constexpr (terms == TAME)
-                for (ptrdiff_t c = 0; c < count; ++c) put(shift[c], limit[c], bias[c], Shift<Work>::none());
+            if constexpr (terms == TAME) shift.put_none(count);
             T* none = nullptr;
             powers<false, false, SMALLER>(none);
         }

@@ -177,6 +177,30 @@ template <class Result, class T>
     return power<Result>(reduced<Result>(x, rate));
 }
 
+// The shifts of some rows. Loops over these take them by power_of, or one by one: with a copy of a Shift they would not vectorise.
+template <class T, ptrdiff_t size>
+struct Shifts {
+    alignas(64) T c[size], limit[size];
+    alignas(64) typename Format<T>::Bits bias[size];
+
+    [[gnu::always_inline]] Shift<T> operator[](ptrdiff_t i) const { return {c[i], limit[i], bias[i]}; }
+    [[gnu::always_inline]] void put(ptrdiff_t i, Shift<T> s) { ::put(c[i], limit[i], bias[i], s); }
+    void put_none(ptrdiff_t n) {
+        for (ptrdiff_t i = 0; i < n; ++i) put(i, Shift<T>::none());
+    }
+    // What follows from the maxima; false where one is not finite.
+    template <class X>
+    bool follow(const X* m, ptrdiff_t n, Rate<T> rate) {
+        Magnitude<X> all = 1;
+#pragma omp simd reduction(& : all)
+        for (ptrdiff_t i = 0; i < n; ++i) {
+            all &= m[i] - m[i] == 0 ? 1 : 0;
+            put(i, Shift<T>(static_cast<T>(m[i]), rate));
+        }
+        return all != 0;
+    }
+};
+
 // An unevaluated sum, high + low.
 struct Pair {
     double high, low;

@@ -86,12 +86,6 @@ private:
         }
     }
 
-    template <bool tame>
-    [[gnu::always_inline]] static inline Power<double> power_of(T x, double c, double limit, uint64_t bias, Rate<double> rate) {
-        if constexpr (tame) return power<T>(static_cast<double>(x), rate);
-        else return power<T>(static_cast<double>(x), Shift<double>(c, limit, bias), rate);
-    }
-
     // The others are summed up as they are compared: each element is the largest so far, or its power is added, and when a larger
     // one comes, that of the one before.
     template <bool tame>
@@ -112,12 +106,12 @@ private:
                 m = xs[i];
             }
             double top, top_tail, others = 0, others_low = 0;
-            ::put(top, top_tail, power_of<tame>(m, c, limit, bias, r));
+            ::put(top, top_tail, power_of<T, tame ? TAME : ALL>(static_cast<double>(m), Shift<double>(c, limit, bias), r));
 #pragma GCC unroll 16
             for (ptrdiff_t j = 1; j < n; ++j) {
                 T x_j = xs[j * next + i];
                 double e, tail;
-                ::put(e, tail, power_of<tame>(x_j, c, limit, bias, r));
+                ::put(e, tail, power_of<T, tame ? TAME : ALL>(static_cast<double>(x_j), Shift<double>(c, limit, bias), r));
                 bool is_larger = x_j > m;
                 double less = is_larger ? top : e, less_tail = is_larger ? top_tail : tail;
                 add_term<T>(others, others_low, less, less_tail);

@@ -57,8 +57,7 @@ private:
 #pragma GCC unroll 18
             for (ptrdiff_t j = 0; j < n; ++j) {
                 Work x_j = static_cast<Work>(xs[j * next + i]);
-                if constexpr (tame) ::put(e[j], tail[j], power<Result>(x_j, r));
-                else ::put(e[j], tail[j], power<Result>(x_j, Shift<Work>(c, limit, bias), r));
+                ::put(e[j], tail[j], power_of<Result, tame ? TAME : ALL>(x_j, Shift<Work>(c, limit, bias), r));
                 if (j < 4) high[j] = e[j], low[j] = wider ? 0 : tail[j];
                 else add_term<T, double>(high[j % 4], low[j % 4], e[j], wider ? 0 : tail[j]);
             }

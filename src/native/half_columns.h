@@ -34,8 +34,7 @@ struct HalfColumns {
     Rate<float> rate;
     const ptrdiff_t* picks = nullptr;  // the columns, where not all are meant
     alignas(64) float part[half_width], lane[lanes][half_width], largest[half_width];
-    alignas(64) float shift[half_width], limit[half_width];
-    alignas(64) Format<float>::Bits bias[half_width];
+    Shifts<float, half_width> shift;
     alignas(64) double of_chunk[half_width], sum[half_width];
 
     HalfColumns(const Half* x, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature)
@@ -51,14 +50,7 @@ struct HalfColumns {
             widen(x + j * after, part, count);
             keep_larger(largest, part, width);
         }
-        const Rate<float> r = rate;
-        Magnitude<float> all = 1;
-#pragma omp simd reduction(& : all)
-        for (ptrdiff_t c = 0; c < width; ++c) {
-            all &= largest[c] - largest[c] == 0 ? 1 : 0;
-            put(shift[c], limit[c], bias[c], Shift<float>(largest[c], r));
-        }
-        return all != 0;
+        return shift.follow(largest, width, rate);
     }
 
     // The sums of the powers; false where a column should be TAME and is not.
@@ -92,7 +84,7 @@ struct HalfColumns {
 #pragma omp simd reduction(max : far)
             for (ptrdiff_t c = 0; c < width; ++c) {
                 if constexpr (terms == TAME) far = magnitude(part[c]) > far ? magnitude(part[c]) : far;
-                float p = half_power<Half, terms>(part[c], Shift<float>(shift[c], limit[c], bias[c]), r);
+                float p = power_of<Half, terms>(part[c], shift, c, r).value;
                 to[c] += terms != SMALLER || part[c] != largest[c] ? p : 0;
             }
             if (terms == TAME && far > magnitude(r.tame)) return false;
@@ -118,8 +110,7 @@ struct HalfColumns {
             widen(x + j * after, part, count);
             const Rate<float> r = rate;
 #pragma omp simd
-            for (ptrdiff_t c = 0; c < count; ++c)
-                part[c] = half_power<Half, terms>(part[c], Shift<float>(shift[c], limit[c], bias[c]), r) * scale[c];
+            for (ptrdiff_t c = 0; c < count; ++c) part[c] = power_of<Half, terms>(part[c], shift, c, r).value * scale[c];
             narrow(part, y + j * after, count);
         }
     }
@@ -130,11 +121,10 @@ struct HalfColumns {
         float top[half_width];
         double low[half_width] = {}, equal[half_width] = {};
         int64_t any = 0;
-        if constexpr (terms == TAME)
-            for (ptrdiff_t c = 0; c < width; ++c) put(shift[c], limit[c], bias[c], Shift<float>::none());
+        if constexpr (terms == TAME) shift.put_none(width);
 #pragma omp simd reduction(| : any)
         for (ptrdiff_t c = 0; c < count; ++c) {
-            top[c] = half_power<Half, ALL>(largest[c], Shift<float>(shift[c], limit[c], bias[c]), rate);
+            top[c] = power_of<Half, ALL>(largest[c], shift, c, rate).value;
             equal[c] = outweighs<Half>(Power<float>{top[c], 0}, sum[c], n) ? 1 : 0;
             any |= equal[c] != 0;
         }
@@ -158,10 +148,7 @@ struct HalfColumns {
         for (; some % lanes; ++some) picks[some] = picks[0];
         HalfColumns others(x, n, after, some, 1);
         others.rate = rate, others.picks = picks;
-        for (ptrdiff_t i = 0; i < some; ++i) {
-            ptrdiff_t c = picks[i];
-            others.largest[i] = largest[c], others.shift[i] = shift[c], others.limit[i] = limit[c], others.bias[i] = bias[c];
-        }
+        for (ptrdiff_t i = 0; i < some; ++i) others.largest[i] = largest[picks[i]], others.shift.put(i, shift[picks[i]]);
         others.template sums<SMALLER, false>();
         for (ptrdiff_t i = 0; i < some; ++i) sum[picks[i]] = others.sum[i];
     }

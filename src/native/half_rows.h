@@ -20,13 +20,6 @@ struct Format<BFloat16> : Format<Float16> {};
 template <Function function>
 constexpr ptrdiff_t short_half_row = function == SOFTMAX ? short_row : 31;
 
-// exp((x - max) / T) of a row that is TAME, or of any, which has a shift.
-template <class Half, Terms terms>
-[[gnu::always_inline]] inline float half_power(float x, Shift<float> shift, Rate<float> rate) {
-    if constexpr (terms == TAME) return power<Half>(x, rate).value;
-    else return power<Half>(x, shift, rate).value;
-}
-
 // Sixteen powers, or the first n of them, each to its lane; m is the maximum, of a TAME row any.
 template <bool whole, bool stores, Terms terms, bool with_largest, class Half>
 [[gnu::always_inline]] inline void add_half_powers(const float* x, float* e, ptrdiff_t n, float m, Shift<float> shift, Rate<float> rate,
@@ -40,7 +33,7 @@ template <bool whole, bool stores, Terms terms, bool with_largest, class Half>
             farthest[l] = far > farthest[l] ? far : farthest[l];
         }
         if (with_largest && exists) largest[l] = v > largest[l] ? v : largest[l];
-        float p = half_power<Half, terms>(v, shift, rate);
+        float p = power_of<Half, terms>(v, shift, rate).value;
         if (stores && exists) e[l] = p;
         bool counts = exists && (terms != SMALLER || v != m);
         sum[l] += counts ? p : 0;
@@ -82,7 +75,7 @@ struct HalfPowers {
 template <class Half, Terms terms>
 void half_softmax_chunk(float* x, ptrdiff_t n, Shift<float> shift, Rate<float> rate, float scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) x[i] = half_power<Half, terms>(x[i], shift, rate) * scale;
+    for (ptrdiff_t i = 0; i < n; ++i) x[i] = power_of<Half, terms>(x[i], shift, rate).value * scale;
 }
 
 inline void scale_chunk(float* x, ptrdiff_t n, float scale) {
@@ -186,8 +179,7 @@ ptrdiff_t half_logs(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t count, Rate<f
     constexpr ptrdiff_t together = 4096, most = together / short_half_row<function>;
     alignas(64) float part[together], *none = nullptr, max[most], top[most], tail[most];
     alignas(64) double sum[most], low[most], equal[most];
-    alignas(64) float shift[most], limit[most];
-    alignas(64) Format<float>::Bits bias[most];
+    Shifts<float, most> shift;
     const ptrdiff_t at_a_time = block / n;
     count = std::min(count, together / n);
     for (ptrdiff_t r = 0; r < count; ++r) {
@@ -201,13 +193,13 @@ ptrdiff_t half_logs(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t count, Rate<f
             sum[r] = HalfPowers<Half, false, ALL, false>(part + r * n, none, n, max[r], s, rate).sum;
             if (!std::isfinite(max[r])) count = r;
         }
-        put(shift[r], limit[r], bias[r], s);
+        shift.put(r, s);
     }
 #pragma omp simd
-    for (ptrdiff_t r = 0; r < count; ++r) put(top[r], tail[r], power<Half>(max[r], Shift<float>(shift[r], limit[r], bias[r]), rate));
+    for (ptrdiff_t r = 0; r < count; ++r) put(top[r], tail[r], power_of<Half, ALL>(max[r], shift, r, rate));
     for (ptrdiff_t r = 0; r < count; ++r) {
         if (!outweighs<Half>(Power<float>{top[r], 0}, sum[r], n)) continue;
-        sum[r] = half_rest<Half>(part + r * n, n, max[r], Shift<float>(shift[r], limit[r], bias[r]), rate), equal[r] = 1;
+        sum[r] = half_rest<Half>(part + r * n, n, max[r], shift[r], rate), equal[r] = 1;
     }
 #pragma omp simd
     for (ptrdiff_t r = 0; r < count; ++r) to_log<float>(sum[r], low[r], equal[r], Power<float>{top[r], tail[r]});

@@ -72,9 +72,9 @@ private:
         const T *from = x + first * n, *to = y ? y + first * n : y;
         if (powers.tame_powers(from, some * n, rate, to)) return short_losses(first, some, powers, rate, true);
         if (powers.template wild_powers<true>(from, 0, some, n, rate, to)) return short_losses(first, some, powers, rate, false);
-        if (some == 1 && !is_ignored(first)) has_no_maximum(first);
-        ptrdiff_t less = some > 1 ? (some + 7) / 8 : some;
-        for (ptrdiff_t i = 0; i < some && some > 1; i += less) some_rows(first + i, std::min(less, some - i), powers);
+        if (some > 1)
+            for (ptrdiff_t i = 0, less = (some + 7) / 8; i < some; i += less) some_rows(first + i, std::min(less, some - i), powers);
+        else if (!is_ignored(first)) has_no_maximum(first);
     }
 
     // Of some rows whose powers are known. All is relative to the maximum, or, where one index is all that is asked and the row
@@ -111,13 +111,10 @@ private:
         }
         if (!all_refer && all_tame) {
 #pragma omp simd
-            for (ptrdiff_t r = 0; r < some; ++r) put(of_reference[r], its_tail[r], wide_power(reference[r], Shift<T>::none(), rate));
+            for (ptrdiff_t r = 0; r < some; ++r) put(of_reference[r], its_tail[r], wide_power(power<LossResult<T>>(static_cast<T>(reference[r]), rate)));
         } else if (!all_refer) {
-            const T *c = powers.shift, *limit = powers.limit;
-            const auto* bias = powers.bias;
 #pragma omp simd
-            for (ptrdiff_t r = 0; r < some; ++r)
-                put(of_reference[r], its_tail[r], wide_power(reference[r], Shift<T>(c[r], limit[r], bias[r]), rate));
+            for (ptrdiff_t r = 0; r < some; ++r) put(of_reference[r], its_tail[r], wide_power(power_of<LossResult<T>, ALL>(static_cast<T>(reference[r]), powers.shift, r, rate)));
         }
         int64_t sure = 0;
 #pragma omp simd reduction(| : sure)
@@ -157,10 +154,7 @@ private:
         }
     }
 
-    [[gnu::always_inline]] static Power<double> wide_power(double x, Shift<T> shift, Rate<T> rate) {
-        Power<T> p = power<LossResult<T>>(static_cast<T>(x), shift, rate);
-        return {p.value, p.tail};
-    }
+    [[gnu::always_inline]] static Power<double> wide_power(Power<T> p) { return {p.value, p.tail}; }
 
     [[gnu::always_inline]] static Power<double> without_reference(double high, double low, double power, double tail) {
         Pair others = without<T>(Pair{high, low}, Power<double>{power, tail});

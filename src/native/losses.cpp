@@ -21,11 +21,10 @@ bool half_cross_entropy(const Rows& r) {
     const ptrdiff_t n = r.n, most = rows_at_a_time(n);
     auto x = static_cast<float*>(r.scratch), y = x + most * n, q = y + most * n;
     bool invalid = false;
-    auto each_part = [&](ptrdiff_t size, auto part) { each_chunk(size, r.threads, part); };
     for (ptrdiff_t first = r.first, count; first < r.first + r.count; first += count) {
         count = std::min(most, r.first + r.count - first);
         auto from = static_cast<const Half*>(r.x) + first * n, q_from = static_cast<const Half*>(r.v) + (r.v ? first * n : 0);
-        each_part(count * n, [=](ptrdiff_t i, ptrdiff_t some) {
+        each_chunk(count * n, r.threads, [=](ptrdiff_t i, ptrdiff_t some) {
             widen(from + i, x + i, some);
             if (r.v) widen(q_from + i, q + i, some);
         });
@@ -37,7 +36,7 @@ bool half_cross_entropy(const Rows& r) {
         invalid |= cross_entropy<float>(rows);
         if (!r.y) continue;
         auto to = static_cast<Half*>(r.y) + first * n;
-        each_part(count * n, [=](ptrdiff_t i, ptrdiff_t some) { narrow(y + i, to + i, some); });
+        each_chunk(count * n, r.threads, [=](ptrdiff_t i, ptrdiff_t some) { narrow(y + i, to + i, some); });
     }
     return invalid;
 }

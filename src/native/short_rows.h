@@ -71,8 +71,7 @@ struct ShortRows {
     alignas(64) T max[block];  // of each row, and its logarithm
     alignas(64) double high[block], low[block], equal[block];
     alignas(64) Work top[block], top_tail[block];  // the power of the largest
-    alignas(64) Work shift[block], limit[block];
-    alignas(64) typename Format<Work>::Bits bias[block];
+    Shifts<Work, block> shift;
     bool is_tame[block];
 
     static T maximum(const T* x, ptrdiff_t n) { return is_short ? short_maximum(x, n) : ::maximum(x, n); }
@@ -104,18 +103,11 @@ struct ShortRows {
     // What a vector has of the next row is overwritten by that. If asked for, tame rows are told, and have no shift.
     template <bool tells_tame = false>
     bool wild_powers(const T* x, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t n, Rate<Work> rate, const T* y = nullptr) {
-        Magnitude<T> all = 1;
         for (ptrdiff_t r = 0; r < rows; ++r) max[first + r] = maximum(x + r * n, n);
-#pragma omp simd reduction(& : all)
-        for (ptrdiff_t r = 0; r < rows; ++r) {
-            T m = max[first + r];
-            all &= m - m == 0 ? 1 : 0;
-            ::put(shift[r], limit[r], bias[r], Shift<Work>(static_cast<Work>(m), rate));
-        }
-        if (!all) return false;
+        if (!shift.follow(max + first, rows, rate)) return false;
         for (ptrdiff_t r = 0; r < rows && tells_tame; ++r) {
             is_tame[r] = farthest(x + r * n, n) <= magnitude(static_cast<T>(rate.tame));
-            if (is_tame[r]) ::put(shift[r], limit[r], bias[r], Shift<Work>::none());
+            if (is_tame[r]) shift.put(r, Shift<Work>::none());
         }
         const ptrdiff_t size = rows * n;
         auto reduce = [&](ptrdiff_t i, ptrdiff_t n, Shift<Work> s) __attribute__((always_inline)) {
@@ -123,7 +115,7 @@ struct ShortRows {
             for (ptrdiff_t l = 0; l < n; ++l) store(i + l, reduced<Result>(static_cast<Work>(x[i + l]), s, rate));
         };
         for (ptrdiff_t r = 0; r < rows; ++r) {
-            Shift<Work> s(shift[r], limit[r], bias[r]);
+            Shift<Work> s = shift[r];
             for (ptrdiff_t i = r * n, end = i + n; i < end; i += width)
                 if (i + width <= size) reduce(i, width, s);
                 else reduce(i, end - i, s);
@@ -204,7 +196,7 @@ struct ShortRows {
         Work *t = top + first, *its_tail = top_tail + first;
 #pragma omp simd
         for (ptrdiff_t r = 0; r < rows; ++r)
-            ::put(t[r], its_tail[r], power<T>(static_cast<Work>(m[r]), Shift<Work>(shift[r], limit[r], bias[r]), rate));
+            ::put(t[r], its_tail[r], power_of<T, ALL>(static_cast<Work>(m[r]), shift, r, rate));
     }
 
     // Of rows whose powers are there, kept as those from `first` on: the sum of all, or of those that the largest does not outweigh.

@@ -164,6 +164,19 @@ T maximum(const T* x, ptrdiff_t n, int threads) {
 // The terms of a sum of powers: of a tame row all; of any row, relative to its maximum, all, or those of elements below it.
 enum Terms { TAME, ALL, SMALLER };
 
+// exp((x - max) / T) * 2^-K; of a TAME row exp(x / T), without a shift.
+template <class Result, Terms terms, class T>
+[[gnu::always_inline]] inline Power<T> power_of(T x, Shift<T> shift, Rate<T> rate) {
+    if constexpr (terms == TAME) return power<Result>(x, rate);
+    else return power<Result>(x, shift, rate);
+}
+
+template <class Result, Terms terms, class T, ptrdiff_t size>
+[[gnu::always_inline]] inline Power<T> power_of(T x, const Shifts<T, size>& shift, ptrdiff_t i, Rate<T> rate) {
+    if constexpr (terms == TAME) return power<Result>(x, rate);
+    else return power<Result>(x, Shift<T>(shift.c[i], shift.limit[i], shift.bias[i]), rate);
+}
+
 template <class T>
 struct Sum {
     Pair sum{0, 0};
