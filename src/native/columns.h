@@ -155,7 +155,7 @@ struct Columns {
     template <bool keep, Terms terms>
     void softmax(T* y) {
         Work by[width], by_low[width];
-        for (ptrdiff_t c = 0; c < count; ++c) put(by[c], by_low[c], scale_of<Result, Work>({sum[c], sum_low[c]}));
+        for (ptrdiff_t c = 0; c < count; ++c) put(by[c], by_low[c], scale_of<Result, terms == TAME, Work>({sum[c], sum_low[c]}));
         for (ptrdiff_t j = 0; j < n; ++j) {
             const T* row = x + j * after;
             T* e = y + j * after;
@@ -165,10 +165,11 @@ struct Columns {
             if constexpr (is_short || keep) fetch<true>(e + ahead, count);  // others compute for longer than they write
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c) {
-                if constexpr (wider) e[c] = static_cast<T>(v[c] * by[c]);
-                else if constexpr (is_short || (keep && may_store)) e[c] = scaled<Work>({v[c], t[c]}, by[c], by_low[c]);
-                else if constexpr (sizeof(T) == 4) e[c] = scaled<Work>({e[c], 0}, by[c], by_low[c]);
-                else e[c] = scaled(power_of<Result, terms>(row[c], shift, c, r), by[c], by_low[c]);
+                constexpr bool tame = terms == TAME;
+                if constexpr (is_short || (keep && may_store))
+                    e[c] = static_cast<T>(scaled<Result, tame>(Power<Work>{v[c], wider ? 0 : t[c]}, by[c], by_low[c]));
+                else if constexpr (sizeof(T) == 4) e[c] = scaled<T, tame>(Power<T>{e[c], 0}, by[c], by_low[c]);
+                else e[c] = scaled<T, tame>(power_of<Result, terms>(row[c], shift, c, r), by[c], by_low[c]);
             }
         }
     }

@@ -1,6 +1,7 @@
 // exp(x / T) as 2^(x * log2(e) / T), for one element: what loops call is inlined, whatever the compiler thinks of its
 // size, so that they vectorise whole.
 #pragma once
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -14,18 +15,20 @@ namespace {
 [[gnu::always_inline]] inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 [[gnu::always_inline]] inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 
-// A row within +-`tame` (times T) needs no maximum: no power, sum or reciprocal leaves the normal numbers. In others,
-// relative to the maximum, elements below -`window` (times T) vanish from every result; a maximum beyond `near` (times T)
-// is subtracted first, which is exact there for all that do not vanish. 2^offset keeps the smallest term normal.
+// A row within +-`tame` (times T) whose powers sum to less than `tame_sum`, which up to 1024 elements do, needs no maximum: no power,
+// sum, reciprocal or result leaves the normal numbers. In others, relative to the maximum, elements below -`window` (times T) vanish
+// from every result; a maximum beyond `near` (times T) is subtracted first, which is exact there for all that do not vanish.
+// Subnormal numbers lose digits, and take some processors a hundred cycles: the largest power is 2^offset, so that none is, and results
+// are `up` times larger until the end.
 template <class T>
 struct Format;
 
 template <>
 struct Format<float> {
     using Bits = uint32_t;
-    static constexpr int mantissa = 23, offset = 40;
-    static constexpr double tame_sum = 0x1p100;  // its reciprocal is high + low in normal numbers
-    static constexpr float magic = 0x1.8p23f, near = 256, window = 114, tame = 60;
+    static constexpr int mantissa = 23, offset = 80;
+    static constexpr double tame_sum = 0x1p68;
+    static constexpr float magic = 0x1.8p23f, near = 256, window = 114, tame = 40, up = 0x1p64f;
     // (2^r - 1) / r on [-1/2, 1/2]: relative error of 1 + r q(r) below 0.007 * 2^-24
     static constexpr double q[] = {0.6931471832359906,    0.24022650880947723,   0.055504015358119971, 0.0096180647143340942,
                                    0.0013341503755056105, 0.0001545847877230062, 1.3366145414907136e-5};
@@ -34,9 +37,8 @@ struct Format<float> {
 template <>
 struct Format<double> {
     using Bits = uint64_t;
-    static constexpr int mantissa = 52, offset = 80;
-    static constexpr double tame_sum = 0x1p900;
-    static constexpr double magic = 0x1.8p52, near = 2048, window = 760, tame = 500;
+    static constexpr int mantissa = 52, offset = 300;
+    static constexpr double tame_sum = 0x1p516, magic = 0x1.8p52, near = 2048, window = 760, tame = 350, up = 0x1p200;
     // the same: below 0.19 * 2^-53
     static constexpr double q[] = {0x1.62e42fefa39efp-1,  0x1.ebfbdff82c58fp-3,  0x1.c6b08d704a0c6p-5,  0x1.3b2ab6fba4e79p-7,
                                    0x1.5d87fe78a3f94p-10, 0x1.430912f86b7d7p-13, 0x1.ffcbfc6daa2bbp-17, 0x1.62c02242b9c2bp-20,
@@ -253,24 +255,46 @@ template <class T>
     high = by.high, low = by.low;
 }
 
-// 1 / sum, as exact as a Result needs.
-template <class Result, class T>
+// Results of a type as wide as T are computed `up` times larger, and so are those of 16 bits in rows that are not tame; float32 that
+// comes from double never is subnormal before.
+template <class Result, bool tame, class T>
+constexpr T raised = sizeof(Result) == sizeof(T) || (sizeof(T) == 4 && !tame) ? Format<T>::up : 1;
+
+// 1 / sum, so much larger and as exact as a Result needs.
+template <class Result, bool tame, class T>
 [[gnu::always_inline]] inline Scale<T> scale_of(Pair sum) {
-    if constexpr (sizeof(Result) < sizeof(T)) return Scale<T>(1 / static_cast<T>(sum.high), 0);
-    else return Scale<T>(reciprocal(sum));
+    constexpr T up = raised<Result, tame, T>;
+    if constexpr (sizeof(Result) < sizeof(T)) return {up / static_cast<T>(sum.high), 0};
+    Pair by = reciprocal(sum);
+    return Scale<T>(Pair{by.high * up, by.low * up});
 }
 
-// 2^32 times larger until the end: a small result's product with `low` would be subnormal, and off by half of its unit.
+// v / up, v not negative. No product is subnormal: a result that is, is rounded by an addition, the last bits of which it then has. (What
+// is multiplied is chosen as an integer: the compiler would find that v will do.)
 template <class T>
+[[gnu::always_inline]] inline T lowered(T v) {
+    using Bits = typename Format<T>::Bits;
+    constexpr T up = Format<T>::up, least = std::numeric_limits<T>::min() * up;
+    constexpr Bits of_least = std::bit_cast<Bits>(least);
+    T subnormal = std::bit_cast<T>(static_cast<Bits>(std::bit_cast<Bits>(v + least) - of_least));
+    T normal = std::bit_cast<T>(std::max(std::bit_cast<Bits>(v), of_least)) * (1 / up);
+    return v < least ? subnormal : normal;
+}
+
+// A power times such a scale.
+template <class Result, bool tame, class T>
 [[gnu::always_inline]] inline T scaled(Power<T> p, T high, T low) {
-    constexpr T up = 0x1p32, down = 0x1p-32;
-    T h = high * up, l = low * up;
-    return fma(p.value, h, fma(p.value, l, p.tail * h)) * down;
+    constexpr T up = raised<Result, tame, T>;
+    T v = p.value * high;
+    if constexpr (sizeof(Result) == sizeof(T)) v = fma(p.value, high, fma(p.value, low, p.tail * high));
+    if constexpr (up == 1) return v;
+    else if constexpr (tame) return v * (1 / up);
+    else return lowered(v);
 }
 
-template <class T>
+template <class Result, bool tame, class T>
 [[gnu::always_inline]] inline T scaled(Power<T> p, Scale<T> by) {
-    return scaled(p, by.high, by.low);
+    return scaled<Result, tame>(p, by.high, by.low);
 }
 
 }  // namespace

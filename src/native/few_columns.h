@@ -17,12 +17,12 @@ void each_block(ptrdiff_t first, ptrdiff_t n, ptrdiff_t count, Visit visit) {
 
 inline void tame_chunk(const float* x, float* y, ptrdiff_t n, Rate<float> rate, Scale<float> scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{power<float>(x[i], rate).value, 0}, scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled<float, true>(Power<float>{power<float>(x[i], rate).value, 0}, scale);
 }
 
 inline void tame_chunk(const double* x, double* y, ptrdiff_t n, Rate<double> rate, Scale<double> scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power<double>(x[i], rate), scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled<double, true>(power<double>(x[i], rate), scale);
 }
 
 template <class T>
@@ -92,7 +92,7 @@ bool tame_few_columns(Strided<T> x, T* y, ptrdiff_t n, ptrdiff_t count, double t
     if (function != SOFTMAX && !few.logs()) return false;
     if constexpr (function == SOFTMAX) {
         few.put(y, [&](T* part, ptrdiff_t length, ptrdiff_t c) {
-            tame_chunk(part, part, length, few.rate, Scale<T>(reciprocal(few.sum[c].sum)));
+            tame_chunk(part, part, length, few.rate, scale_of<T, true, T>(few.sum[c].sum));
         });
     } else if constexpr (function == LOG_SOFTMAX) {
         Inverse<T> inverse(temperature);

@@ -9,7 +9,7 @@ namespace {
 template <class Result>
 constexpr ptrdiff_t few_in_column = sizeof(Result) == 8 ? 18 : sizeof(Result) == 4 ? 6 : 10;
 template <class Result>
-constexpr ptrdiff_t few_in_row = sizeof(Result) == 8 ? 18 : 4;
+constexpr ptrdiff_t few_in_row = sizeof(Result) == 8 ? 18 : sizeof(Result) == 4 ? 4 : 8;
 
 template <class Result>
 using FewWork = std::conditional_t<sizeof(Result) == 2, float, double>;
@@ -65,11 +65,11 @@ private:
             if constexpr (n > 3) add_term<T>(high[1], low[1], high[3], low[3]);
             add_term<T>(high[0], low[0], high[1], low[1]);
             Work by, by_low;
-            ::put(by, by_low, scale_of<Result, Work>({high[0], low[0]}));
+            ::put(by, by_low, scale_of<Result, tame, Work>({high[0], low[0]}));
             T results[n];
 #pragma GCC unroll 18
             for (ptrdiff_t j = 0; j < n; ++j)
-                results[j] = static_cast<T>(wider ? e[j] * by : scaled<Work>({e[j], tail[j]}, by, by_low));
+                results[j] = static_cast<T>(scaled<Result, tame>(Power<Work>{e[j], tail[j]}, by, by_low));
 #pragma GCC unroll 18
             for (ptrdiff_t j = 0; j < n; ++j) y[j * y_stride + i] = results[j];
         }

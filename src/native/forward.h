@@ -137,9 +137,10 @@ struct Call {
             if (stride) rate = Rate<Work>(*temperature), inverse = Inverse<Work>(*temperature);
             ptrdiff_t some = std::min(left, stride ? 1 : block / n), done;
             if constexpr (function == SOFTMAX) {
-                bool goes = some_rows.tame_powers(x, some * n, rate, y) || some_rows.wild_powers(x, 0, some, n, rate, y);
-                done = goes ? some : 0;
-                some_rows.softmax(y, done, n);
+                done = some;
+                if (some_rows.tame_powers(x, some * n, rate, y)) some_rows.template softmax<true>(y, some, n);
+                else if (some_rows.wild_powers(x, 0, some, n, rate, y)) some_rows.template softmax<false>(y, some, n);
+                else done = 0;
             } else {
                 done = some_logs(some_rows, stride ? 1 : left, rate);
                 for (ptrdiff_t r = 0; r < done; ++r) put(r, some_rows.max[r], {some_rows.high[r], some_rows.low[r]}, inverse);

@@ -104,13 +104,14 @@ struct HalfColumns {
     template <Terms terms>
     void softmax(Half* y) {
         alignas(64) float scale[half_width];
-        for (ptrdiff_t c = 0; c < count; ++c) scale[c] = static_cast<float>(1 / sum[c]);
+        for (ptrdiff_t c = 0; c < count; ++c) scale[c] = half_scale<terms>(sum[c]);
         for (ptrdiff_t j = 0; j < n; ++j) {
             fetch<true>(y + (j + 1) * after, count);
             widen(x + j * after, part, count);
             const Rate<float> r = rate;
 #pragma omp simd
-            for (ptrdiff_t c = 0; c < count; ++c) part[c] = power_of<Half, terms>(part[c], shift, c, r).value * scale[c];
+            for (ptrdiff_t c = 0; c < count; ++c)
+                part[c] = scaled<Half, terms == TAME>(power_of<Half, terms>(part[c], shift, c, r), scale[c], 0.0f);
             narrow(part, y + j * after, count);
         }
     }

@@ -12,9 +12,12 @@ struct Format<Float16> {
     // (2^r - 1) / r on [-1/2, 1/2]: relative error of 1 + r q(r) below 3.5 * 2^-24
     static constexpr double q[] = {0.6931471805599453, 0.2402234891717728, 0.05550381001841135, 0.00966637818445551,
                                    0.001338131210261626};
+    static constexpr double window = 80;  // below exp(-window) nothing shows in a result
 };
 template <>
-struct Format<BFloat16> : Format<Float16> {};
+struct Format<BFloat16> : Format<Float16> {
+    static constexpr double window = 94;
+};
 
 // Up to these lengths they become rows of float32: softmax has their powers as exact as the above, logarithms those of float32.
 template <Function function>
@@ -52,6 +55,7 @@ struct HalfPowers {
     HalfPowers(const float* x, float* e, ptrdiff_t n, float m, Shift<float> shift, Rate<float> rate) {
         float most[lanes];
         for (float& m : most) m = largest;
+        if constexpr (terms == TAME) done = farthest(x, std::min(n, lanes)) <= magnitude(rate.tame);  // see tame_sum
         for (ptrdiff_t i = 0; i < n && done;) {
             ptrdiff_t end = std::min(n, i + block);
             float sums[lanes] = {};
@@ -75,12 +79,19 @@ struct HalfPowers {
 template <class Half, Terms terms>
 void half_softmax_chunk(float* x, ptrdiff_t n, Shift<float> shift, Rate<float> rate, float scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) x[i] = power_of<Half, terms>(x[i], shift, rate).value * scale;
+    for (ptrdiff_t i = 0; i < n; ++i) x[i] = scaled<Half, terms == TAME>(power_of<Half, terms>(x[i], shift, rate), scale, 0.0f);
 }
 
-inline void scale_chunk(float* x, ptrdiff_t n, float scale) {
+// 1 / sum, as `raised`; a float might not hold the sum.
+template <Terms terms>
+float half_scale(double sum) {
+    return static_cast<float>(raised<Float16, terms == TAME, float> / sum);
+}
+
+template <Terms terms>
+void scale_half_chunk(float* x, ptrdiff_t n, float scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) x[i] *= scale;
+    for (ptrdiff_t i = 0; i < n; ++i) x[i] = scaled<Float16, terms == TAME>(Power<float>{x[i], 0}, scale, 0.0f);
 }
 
 template <class Half>
@@ -143,10 +154,10 @@ bool half_row(const Half* x, Half* y, ptrdiff_t n, float m, Rate<float> rate, In
         });
     if (!done || (terms == TAME && row.sum >= Format<float>::tame_sum)) return false;
     if constexpr (function == SOFTMAX) {
-        float scale = static_cast<float>(1 / row.sum);
+        float scale = half_scale<terms>(row.sum);
         each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
             if (kept) {
-                scale_chunk(kept + from, length, scale);
+                scale_half_chunk<terms>(kept + from, length, scale);
                 narrow(kept + from, y + from, length);
             } else {
                 alignas(64) float part[chunk];

@@ -70,12 +70,14 @@ constexpr double inverse_to_2[] = {0.999702646446625, -0.9848349687778769, 0.865
     return fma(static_cast<float>(static_cast<int32_t>(k)), static_cast<float>(log2_high), f * polynomial<log1p_near_0>(f));
 }
 
-// exp(d / T), of an element less the largest one: from 2^-164 on.
+// exp(d / T), of an element less the largest one, or 0 where that shows in no Result.
 template <class Result, class T>
 [[gnu::always_inline]] inline T power_below(T d, Rate<T> rate) {
-    constexpr T up = sizeof(T) == 4 ? 0x1p40 : 1, window = static_cast<T>(Format<float>::window / Format<T>::window);
-    T least = -rate.window * window;
-    return power<Result>(d < least ? least : d, std::bit_cast<typename Format<T>::Bits>(up), rate.high, rate.low).value * (1 / up);
+    constexpr T up = sizeof(T) == 4 ? 0x1p40 : 1, window = static_cast<T>(Format<Result>::window / Format<T>::window);
+    T least = -rate.window * window, r, rest, scale;
+    bool vanishes = d < least;
+    put(r, rest, scale, reduced<Result>(vanishes ? least : d, std::bit_cast<typename Format<T>::Bits>(up), rate.high, rate.low));
+    return power_of_two<Result>(r, rest).value * (vanishes ? 0 : scale) * (1 / up);
 }
 
 // log(1 + e) of two elements of float64, e = exp((less - more) / T): 2 atanh(s), s = e / (2 + e). The rounding errors of all that is

@@ -8,35 +8,37 @@ namespace {
 
 // The powers of a row are stored where its result will be. (A function of its own for each chunk, not a lambda: what that
 // captures might change with every store, and the loop would not vectorise.)
-inline void scale_chunk(const float* e, const float*, float* y, ptrdiff_t n, Scale<float> scale) {
+template <bool tame>
+void scale_chunk(const float* e, const float*, float* y, ptrdiff_t n, Scale<float> scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<float>{e[i], 0}, scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled<float, tame>(Power<float>{e[i], 0}, scale);
 }
 
 // Of float64 their tails are needed as well: without, it would be another unit in the last place.
-inline void scale_chunk(const double* e, const double* tails, double* y, ptrdiff_t n, Scale<double> scale) {
+template <bool tame>
+void scale_chunk(const double* e, const double* tails, double* y, ptrdiff_t n, Scale<double> scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(Power<double>{e[i], tails[i]}, scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled<double, tame>(Power<double>{e[i], tails[i]}, scale);
 }
 
-template <class T>
+template <bool tame, class T>
 void scale_row(const T* e, const T* tails, T* y, ptrdiff_t n, Pair sum, int threads) {
-    Scale<T> scale(reciprocal(sum));
+    Scale<T> scale = scale_of<T, tame, T>(sum);
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
-        scale_chunk(e + from, tails ? tails + from : tails, y + from, length, scale);
+        scale_chunk<tame>(e + from, tails ? tails + from : tails, y + from, length, scale);
     });
 }
 
 template <class T>
 void softmax_chunk(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Scale<T> scale) {
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power<T>(x[i], shift, rate), scale);
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled<T, false>(power<T>(x[i], shift, rate), scale);
 }
 
 // y = exp(x / T) / sum, the powers computed anew.
 template <class T>
 void softmax_of(const T* x, T* y, ptrdiff_t n, Shift<T> shift, Rate<T> rate, Pair sum, int threads) {
-    Scale<T> scale(reciprocal(sum));
+    Scale<T> scale = scale_of<T, false, T>(sum);
     each_chunk(n, threads, [=](ptrdiff_t from, ptrdiff_t length) {
         softmax_chunk(x + from, y + from, length, shift, rate, scale);
     });
@@ -57,7 +59,7 @@ void softmax_row(const T* x, T* y, T* tails, ptrdiff_t n, T m, Rate<T> rate, int
     Shift<T> shift(m, rate);
     T* e = place_of_powers(y, tails);
     Pair sum = sum_of_row<ALL, false, T>(x, e, tails, n, m, shift, rate, threads).sum;
-    if (e) scale_row(e, tails, y, n, sum, threads);
+    if (e) scale_row<false>(e, tails, y, n, sum, threads);
     else softmax_of(x, y, n, shift, rate, sum, threads);
 }
 
@@ -94,7 +96,7 @@ public:
     }
 
     void result(ptrdiff_t r, const T* x, const T* e, T* y, ptrdiff_t n, Rate<T> rate, int threads) {
-        if (e) scale_row(e + r * n, tails_of(r, n), y, n, sum[r], threads);
+        if (e) scale_row<true>(e + r * n, tails_of(r, n), y, n, sum[r], threads);
         else softmax_of(x, y, n, Shift<T>::none(), rate, sum[r], threads);
     }
 };

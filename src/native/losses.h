@@ -200,16 +200,19 @@ template <bool with_q, bool with_weight, class T>
 }
 
 template <class T>
-[[gnu::always_inline]] inline void scale_loop(const T* e, const T* tail, T* y, ptrdiff_t n, Scale<T> scale) {
+[[gnu::always_inline]] inline void scale_loop(const T* e, const T* tail, T* y, ptrdiff_t n, Pair scale) {
+    const double sign = std::copysign(1.0, scale.high), by = sign * raised<T, false, T>;
+    Scale<T> raised_scale(Pair{by * scale.high, by * scale.low});
 #pragma omp simd
-    for (ptrdiff_t i = 0; i < n; ++i) y[i] = scaled(power_at(e, tail, i), scale);
+    for (ptrdiff_t i = 0; i < n; ++i)
+        y[i] = std::copysign(scaled<T, false>(power_at(e, tail, i), raised_scale), static_cast<T>(sign));
 }
 
 // The gradient of `length` elements, from `from` on, from their powers, without tails in float32; but for the index.
 template <class T>
 [[gnu::always_inline]] inline void gradient(const T* e, const T* tail, T* y, ptrdiff_t from, ptrdiff_t length,
                                             const Target<T>& target, Pair scale) {
-    if (target.is_one_hot()) return scale_loop(e, tail, y, length, Scale<T>(scale));
+    if (target.is_one_hot()) return scale_loop(e, tail, y, length, scale);
     by_kind(target, [=](auto with_q, auto with_weight) {
         const T *q = target.q + (with_q ? from : 0), *weight = target.weight + (with_weight ? from : 0);
         gradient_loop<with_q(), with_weight()>(e, tail, q, weight, y, length, scale, target.kept, target.spread, target.factor);

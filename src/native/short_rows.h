@@ -155,33 +155,35 @@ struct ShortRows {
 
     void softmax_of_row(const T* x, T* y, ptrdiff_t n, T m, Rate<Work> rate) {
         powers(x, n, Shift<Work>(m, rate), rate);
-        softmax(y, 1, n);
+        softmax<false>(y, 1, n);
     }
 
     // Of rows whose powers are there: first some sums, since one takes a while to become a scale (short ones overlap anyway).
+    template <bool tame>
     void softmax(T* y, ptrdiff_t rows, ptrdiff_t n) {
         if (is_short && n < lanes) {
-            for (ptrdiff_t r = 0; r < rows; ++r) scale_some(r * n, y + r * n, n, scale_of<Result, Work>(sum(r * n, n)));
+            for (ptrdiff_t r = 0; r < rows; ++r) scale_some<tame>(r * n, y + r * n, n, scale_of<Result, tame, Work>(sum(r * n, n)));
             return;
         }
         for (ptrdiff_t r = 0; r < rows; ++r) put(r, sum(r * n, n));
-        for (ptrdiff_t r = 0; r < rows; ++r) scale(r * n, y + r * n, n, scale_of<Result, Work>(Pair{high[r], low[r]}));
+        for (ptrdiff_t r = 0; r < rows; ++r) scale<tame>(r * n, y + r * n, n, scale_of<Result, tame, Work>(Pair{high[r], low[r]}));
     }
 
     // A row of 16 elements or more: of float32 whole vectors, the last one over some again.
+    template <bool tame>
     void scale(ptrdiff_t at, T* y, ptrdiff_t n, Scale<Work> by) const {
-        if (sizeof(T) == 8) return scale_some(at, y, n, by);
-        for (ptrdiff_t j = 0; j + lanes <= n; j += lanes) scale_some(at + j, y + j, lanes, by);
-        if (n % lanes) scale_some(at + n - lanes, y + n - lanes, lanes, by);
+        if (sizeof(T) == 8) return scale_some<tame>(at, y, n, by);
+        for (ptrdiff_t j = 0; j + lanes <= n; j += lanes) scale_some<tame>(at + j, y + j, lanes, by);
+        if (n % lanes) scale_some<tame>(at + n - lanes, y + n - lanes, lanes, by);
     }
 
+    template <bool tame>
     [[gnu::always_inline]] void scale_some(ptrdiff_t at, T* y, ptrdiff_t n, Scale<Work> by) const {
         const Work *er = e + at, *tr = tail + at;
 #pragma omp simd
         for (ptrdiff_t j = 0; j < n; ++j) {
-            if constexpr (wider) y[j] = static_cast<T>(er[j] * by.high);
-            else if constexpr (sizeof(T) == 4) y[j] = scaled<Work>({er[j], 0}, by);  // as long rows have it
-            else y[j] = scaled<Work>({er[j], tr[j]}, by);
+            constexpr bool has_tail = !wider && sizeof(T) == 8;  // without, as long rows have it
+            y[j] = static_cast<T>(scaled<Result, tame>(Power<Work>{er[j], has_tail ? tr[j] : 0}, by));
         }
     }
 
