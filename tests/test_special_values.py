@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -241,3 +244,23 @@ def test_subnormal_numbers_still_work_afterwards(name: str) -> None:
     assert (smallest * 1.0)[0] == 5e-324
     assert np.float64(5e-324) + np.float64(5e-324) == 1e-323
     assert (np.array([1e-310]) / 2)[0] > 0
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or fsm._native.isa() not in ("avx2", "avx512"),
+    reason="asks the C library for a flag of x86; without FMA it is set on the way",
+)
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("n", [64, 100, 257, 1000, 20_000])
+def test_nothing_underflows(n: int, axis: int, rng: np.random.Generator) -> None:
+    """Not even where results are subnormal: processors would take a hundred cycles for each."""
+    x = (45 * rng.standard_normal((32, n))).astype(np.float32)
+    x = x if axis == -1 else np.ascontiguousarray(x.T)
+    libm, underflow = ctypes.CDLL(ctypes.util.find_library("m")), 16
+    y = np.empty_like(x)
+    for function in (fsm.softmax, fsm.log_softmax):
+        libm.feclearexcept(underflow)
+        function(x, axis=axis, out=y)
+        assert not libm.fetestexcept(underflow)
+        smallest = np.finfo(y.dtype).smallest_normal
+        assert function is fsm.log_softmax or ((y > 0) & (y < smallest)).any()

@@ -47,6 +47,7 @@ struct Columns {
     // The powers and their sums; false where a column should be TAME and is not.
     template <bool keep, bool with_largest, Terms terms>
     bool powers(T* y) {
+        if (terms == TAME && farthest(x, count) > magnitude(static_cast<T>(rate.tame))) return false;  // most show it at once
         if (with_largest) std::fill_n(largest, count, -std::numeric_limits<T>::infinity());
         for (ptrdiff_t j = 0; j < n; j += chunk) {
             if (!add_powers<keep, with_largest, terms>(y, j, std::min(j + chunk, n))) return false;
@@ -190,25 +191,41 @@ struct Columns {
     // Of columns whose largest element outweighs the others, the sums of these.
     template <Terms terms>
     void keep_others(double* equal) {
-        int64_t outweighed[width], any = 0;
-#pragma omp simd reduction(| : any)
+        int64_t outweighed[width], some = 0;
+#pragma omp simd reduction(+ : some)
         for (ptrdiff_t c = 0; c < count; ++c) {
             outweighed[c] = outweighs<T>(Power<Work>{top[c], 0}, sum[c], n) ? 1 : 0;
-            any |= outweighed[c];
+            some += outweighed[c];
         }
-        if (!any) return;
+        if (!some) return;
         double all[width], all_low[width];
         std::copy_n(sum, count, all), std::copy_n(sum_low, count, all_low);
-        if constexpr (is_short) add_others();
-        else {
+        if constexpr (is_short) {
+            add_others();
+        } else {
             if constexpr (terms == TAME) shift.put_none(count);
             T* none = nullptr;
-            powers<false, false, SMALLER>(none);
+            if (4 * some > count) powers<false, false, SMALLER>(none);
+            else
+                for (ptrdiff_t c = 0; c < count; ++c)
+                    if (outweighed[c]) add_others_of(c);
         }
 #pragma omp simd
         for (ptrdiff_t c = 0; c < count; ++c) {
             bool is = outweighed[c] != 0;
             sum[c] = is ? sum[c] : all[c], sum_low[c] = is ? sum_low[c] : all_low[c], equal[c] = is ? 1 : 0;
+        }
+    }
+
+    // The sum of a column but for the largest element, as a row has it.
+    void add_others_of(ptrdiff_t c) {
+        T part[chunk], *none = nullptr;
+        sum[c] = sum_low[c] = 0;
+        for (ptrdiff_t from = 0, length; from < n; from += length) {
+            length = std::min(chunk, n - from);
+            for (ptrdiff_t j = 0; j < length; ++j) part[j] = x[(from + j) * after + c];
+            Pair others = sum_of_powers<SMALLER, T>(part, none, length, largest[c], shift[c], rate, 1);
+            accumulate(sum[c], sum_low[c], others.high, others.low);
         }
     }
 

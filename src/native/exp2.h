@@ -19,7 +19,7 @@ namespace {
 // sum, reciprocal or result leaves the normal numbers. In others, relative to the maximum, elements below -`window` (times T) vanish
 // from every result; a maximum beyond `near` (times T) is subtracted first, which is exact there for all that do not vanish.
 // Subnormal numbers lose digits, and take some processors a hundred cycles: the largest power is 2^offset, so that none is, and results
-// are `up` times larger until the end.
+// are `up` times larger until the end, those of tame rows `tame_up` times.
 template <class T>
 struct Format;
 
@@ -28,7 +28,7 @@ struct Format<float> {
     using Bits = uint32_t;
     static constexpr int mantissa = 23, offset = 80;
     static constexpr double tame_sum = 0x1p68;
-    static constexpr float magic = 0x1.8p23f, near = 256, window = 114, tame = 40, up = 0x1p64f;
+    static constexpr float magic = 0x1.8p23f, near = 256, window = 114, tame = 40, tame_up = 0x1p40f, up = 0x1p100f;
     // (2^r - 1) / r on [-1/2, 1/2]: relative error of 1 + r q(r) below 0.007 * 2^-24
     static constexpr double q[] = {0.6931471832359906,    0.24022650880947723,   0.055504015358119971, 0.0096180647143340942,
                                    0.0013341503755056105, 0.0001545847877230062, 1.3366145414907136e-5};
@@ -38,7 +38,7 @@ template <>
 struct Format<double> {
     using Bits = uint64_t;
     static constexpr int mantissa = 52, offset = 300;
-    static constexpr double tame_sum = 0x1p516, magic = 0x1.8p52, near = 2048, window = 760, tame = 350, up = 0x1p200;
+    static constexpr double tame_sum = 0x1p516, magic = 0x1.8p52, near = 2048, window = 760, tame = 350, tame_up = 0x1p100, up = 0x1p200;
     // the same: below 0.19 * 2^-53
     static constexpr double q[] = {0x1.62e42fefa39efp-1,  0x1.ebfbdff82c58fp-3,  0x1.c6b08d704a0c6p-5,  0x1.3b2ab6fba4e79p-7,
                                    0x1.5d87fe78a3f94p-10, 0x1.430912f86b7d7p-13, 0x1.ffcbfc6daa2bbp-17, 0x1.62c02242b9c2bp-20,
@@ -258,7 +258,7 @@ template <class T>
 // Results of a type as wide as T are computed `up` times larger, and so are those of 16 bits in rows that are not tame; float32 that
 // comes from double never is subnormal before.
 template <class Result, bool tame, class T>
-constexpr T raised = sizeof(Result) == sizeof(T) || (sizeof(T) == 4 && !tame) ? Format<T>::up : 1;
+constexpr T raised = sizeof(Result) == sizeof(T) ? (tame ? Format<T>::tame_up : Format<T>::up) : sizeof(T) == 4 && !tame ? Format<T>::up : 1;
 
 // 1 / sum, so much larger and as exact as a Result needs.
 template <class Result, bool tame, class T>

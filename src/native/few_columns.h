@@ -50,7 +50,7 @@ struct FewColumns {
                 Sums sums;
                 for (ptrdiff_t c = 0; c < count; ++c) {
                     x.gather(c, from, part, length);
-                    sums.of[c] = sum_of_chunk<TAME, with_largest, T>(part, none, none, length, T(0), Shift<T>::none(), rate);
+                    sums.of[c] = tame_sum<with_largest, T>(part, none, none, length, rate, 1);
                 }
                 return sums;
             },

@@ -230,6 +230,8 @@ bool few_logs_of_rows(const T* x, T* y, ptrdiff_t n, ptrdiff_t count, double tem
     constexpr ptrdiff_t width = few_rows_width, longest = most_few_logs<function, T, Result>, known = most_known<T>;
     if (count == 1 && sizeof(T) == sizeof(Result)) return few_logs<function, T, Result>(x, y, n, 1, 1, 1, temperature);
     alignas(64) T columns[longest * width], results[longest * width];
+    fetch<false>(x + n * count, n * count);
+    if (function != LOGSUMEXP) fetch<true>(y + n * count, n * count);
     ptrdiff_t whole = side_by_side<known>(x, columns, n, count);
     if (!few_logs<function, T, Result>(columns, results, n, width, width, whole, temperature)) return false;
     if (function == LOGSUMEXP) std::copy_n(results, count, y);

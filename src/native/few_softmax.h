@@ -101,6 +101,7 @@ template <class Result, class T>
 bool few_softmax_of_rows(const T* x, T* y, ptrdiff_t n, ptrdiff_t count, double temperature) {
     constexpr ptrdiff_t width = few_rows_width, longest = few_in_row<Result>;
     alignas(64) T columns[longest * width];
+    fetch<false>(x + n * count, n * count), fetch<true>(y + n * count, n * count);
     ptrdiff_t whole = side_by_side<longest>(x, columns, n, count);
     if (!few_softmax<T, Result, longest>(columns, columns, n, width, width, whole, temperature)) return false;
     row_by_row<longest>(columns, y, n, count);
