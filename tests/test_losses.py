@@ -64,6 +64,20 @@ def test_wrong_and_wild_rows(dtype: Any, rng: np.random.Generator) -> None:
         assert of_grad.max() <= 4
 
 
+@every_dtype
+@pytest.mark.parametrize("weight", [1e-30, 1, 1e30])
+@pytest.mark.parametrize("n", [5, 50, 300, 1100])
+def test_powers_and_gradients_of_any_size(
+    dtype: Any, weight: float, n: int, rng: np.random.Generator
+) -> None:
+    for shift in (-39, 0, 39, 200):
+        x = (rng.uniform(-1, 1, (4, n)) + shift).astype(dtype)
+        x[0] = shift
+        of_loss, of_grad = errors(x, rng.integers(0, n, 4), weight=np.full(n, weight, dtype))
+        assert of_loss.max() <= 4
+        assert of_grad.max() <= 6
+
+
 OPTIONS: list[dict[str, Any]] = [
     {"weight": True},
     {"label_smoothing": 0.1},

@@ -269,13 +269,19 @@ template <class Result, bool tame, class T>
     return Scale<T>(Pair{by.high * up, by.low * up});
 }
 
+// A power times a factor.
+template <class T>
+[[gnu::always_inline]] inline T product(Power<T> p, T high, T low) {
+    return fma(p.value, high, fma(p.value, low, p.tail * high));
+}
+
 // v / up, v not negative. No product is subnormal: a result that is, is rounded by an addition, the last bits of which it then has. (What
 // is multiplied is chosen as an integer: the compiler would find that v will do.)
 template <class T>
-[[gnu::always_inline]] inline T lowered(T v) {
+[[gnu::always_inline]] inline T lowered(T v, T up = Format<T>::up) {
     using Bits = typename Format<T>::Bits;
-    constexpr T up = Format<T>::up, least = std::numeric_limits<T>::min() * up;
-    constexpr Bits of_least = std::bit_cast<Bits>(least);
+    const T least = std::numeric_limits<T>::min() * up;
+    const Bits of_least = std::bit_cast<Bits>(least);
     T subnormal = std::bit_cast<T>(static_cast<Bits>(std::bit_cast<Bits>(v + least) - of_least));
     T normal = std::bit_cast<T>(std::max(std::bit_cast<Bits>(v), of_least)) * (1 / up);
     return v < least ? subnormal : normal;
@@ -286,7 +292,7 @@ template <class Result, bool tame, class T>
 [[gnu::always_inline]] inline T scaled(Power<T> p, T high, T low) {
     constexpr T up = raised<Result, tame, T>;
     T v = p.value * high;
-    if constexpr (sizeof(Result) == sizeof(T)) v = fma(p.value, high, fma(p.value, low, p.tail * high));
+    if constexpr (sizeof(Result) == sizeof(T)) v = product(p, high, low);
     if constexpr (up == 1) return v;
     else if constexpr (tame) return v * (1 / up);
     else return lowered(v);
