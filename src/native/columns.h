@@ -246,16 +246,22 @@ struct Columns {
         for (ptrdiff_t c = 0; c < count; ++c) sum[c] = high[0][c], sum_low[c] = wider ? 0 : static_cast<double>(low[0][c]);
     }
 
+    // (A logarithm that is subnormal is only that of the largest, lest it slows down all sums with it.)
+    template <Terms terms>
     void log_softmax(T* y, Inverse<Work> inverse) const {
-        Work log[width];
-        for (ptrdiff_t c = 0; c < count; ++c) log[c] = static_cast<Work>(sum[c] + sum_low[c]);
+        Work log[width], its_own[width];
+        for (ptrdiff_t c = 0; c < count; ++c) {
+            its_own[c] = static_cast<Work>(sum[c] + sum_low[c]);
+            log[c] = terms != TAME && its_own[c] < std::numeric_limits<T>::min() ? 0 : its_own[c];
+        }
         for (ptrdiff_t j = 0; j < n; ++j) {
             const T* row = x + j * after;
             T* to = y + j * after;
             fetch<true>(to + ahead, count);
 #pragma omp simd
             for (ptrdiff_t c = 0; c < count; ++c)
-                to[c] = static_cast<T>(log_probability<T, Work>(row[c], largest[c], inverse, log[c]));
+                if (terms != TAME && row[c] == largest[c]) to[c] = static_cast<T>(0 - its_own[c]);
+                else to[c] = static_cast<T>(log_probability<T, Work>(row[c], largest[c], inverse, log[c]));
         }
     }
 };
@@ -275,7 +281,7 @@ bool put_columns(Columns<T, is_short, Types...>& tile, T* y, double temperature,
     } else {
         if (!tile.template powers<false, terms == TAME, terms>(y)) return false;
         tile.template logs<terms>();
-        if constexpr (function == LOG_SOFTMAX) tile.log_softmax(y, Inverse<typename Tile::Work>(temperature));
+        if constexpr (function == LOG_SOFTMAX) tile.template log_softmax<terms>(y, Inverse<typename Tile::Work>(temperature));
         else
             for (ptrdiff_t c = 0; c < tile.count; ++c) y[c] = shifted(tile.largest[c], {tile.sum[c], tile.sum_low[c]});
         return true;

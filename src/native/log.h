@@ -16,13 +16,19 @@ template <class Result, int k = 3>
 
 constexpr double log2_high = 0x1.62e42fefa3800p-1, log2_low = 0x1.ef35793c76730p-45;  // k * log2_high is exact
 
+// s * s, or 0 where that could be subnormal.
+[[gnu::always_inline]] inline double square(double s) {
+    double t = s < 0x1p-500 && s > -0x1p-500 ? 0 : s;
+    return t * t;
+}
+
 // log(1 + rest / e), rest >= 0, with one division: where 1 + rest / e is about 2^k, it is k log(2) + 2 atanh(s),
 // s = (e + rest - 2^k e) / (e + rest + 2^k e).
 [[gnu::always_inline]] inline double log1p_of_quotient(double rest, double e) {
     double total = e + rest;
     uint64_t of_e = std::bit_cast<uint64_t>(e), shift = (std::bit_cast<uint64_t>(total) - of_e + (uint64_t{1} << 51)) >> 52;
     double e_k = std::bit_cast<double>(of_e + (shift << 52));
-    double f = shift == 0 ? rest : total - e_k, s = f / (total + e_k), z = s * s;
+    double f = shift == 0 ? rest : total - e_k, s = f / (total + e_k), z = square(s);
     return fma(whole(shift), log2_high, 2 * s + 2 * s * z * atanh_series<float>(z));
 }
 
@@ -36,7 +42,7 @@ constexpr double log2_high = 0x1.62e42fefa3800p-1, log2_low = 0x1.ef35793c76730p
     double k = whole(shift);
     bool is_large = v >= 2 * std::bit_cast<double>(sqrt_half);  // k > 0; NaN stays
     double f = is_large ? std::bit_cast<double>(bits - (shift << 52)) - 1 : rest;
-    double d = 2 + f, s = f / d, z = s * s;
+    double d = 2 + f, s = f / d, z = square(s);
     double others = 2 * s * z * atanh_series<double>(z);
     double s_low = (fma(-s, d, f) - s * (f - (d - 2))) / d;
     double v_rest = (low + (is_large ? v_low : 0)) / v;

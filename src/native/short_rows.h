@@ -31,6 +31,18 @@ template <class T>
     return m[0];
 }
 
+// The largest magnitude.
+template <class T>
+[[gnu::always_inline]] inline Magnitude<T> short_farthest(const T* x, ptrdiff_t n) {
+    Magnitude<T> m[4] = {};
+    ptrdiff_t j = 0;
+    for (; j + 4 <= n; j += 4)
+#pragma omp simd
+        for (ptrdiff_t l = 0; l < 4; ++l) m[l] = std::max(m[l], magnitude(x[j + l]));
+    for (; j < n; ++j) m[0] = std::max(m[0], magnitude(x[j]));
+    return std::max(std::max(m[0], m[1]), std::max(m[2], m[3]));
+}
+
 template <class T, class Work>
 [[gnu::always_inline]] inline void log_softmax_of_some(const T* x, T* y, ptrdiff_t n, Work m, Inverse<Work> inverse, Work log) {
 #pragma omp simd
@@ -106,7 +118,8 @@ struct ShortRows {
         for (ptrdiff_t r = 0; r < rows; ++r) max[first + r] = maximum(x + r * n, n);
         if (!shift.follow(max + first, rows, rate)) return false;
         for (ptrdiff_t r = 0; r < rows && tells_tame; ++r) {
-            is_tame[r] = farthest(x + r * n, n) <= magnitude(static_cast<T>(rate.tame));
+            Magnitude<T> far = is_short ? short_farthest(x + r * n, n) : farthest(x + r * n, n);
+            is_tame[r] = far <= magnitude(static_cast<T>(rate.tame));
             if (is_tame[r]) shift.put(r, Shift<Work>::none());
         }
         const ptrdiff_t size = rows * n;
