@@ -116,8 +116,7 @@ struct Columns {
             if constexpr (is_first && !wider) s[i] = 0;
             if constexpr (!keeps_tails) {
                 T r, rest, scale, p, p_tail;
-                if constexpr (terms == TAME) put(r, rest, scale, reduced<Result>(row[i], rate));
-                else put(r, rest, scale, reduced<Result>(row[i], Shift<T>(shift.c[c + i], shift.limit[c + i], shift.bias[c + i]), rate));
+                put(r, rest, scale, reduced_of<Result, terms>(row[i], shift, c + i, rate));
                 if constexpr (terms == SMALLER) scale = row[i] == m[i] ? 0 : scale;
                 add_power<Result, adds_later>(h[i], s[i], p, p_tail, r, rest, scale);
                 if constexpr (adds_later) of_strip[i] = p;

@@ -303,4 +303,24 @@ template <class Result, bool tame, class T>
     return scaled<Result, tame>(p, by.high, by.low);
 }
 
+// |a scale| of any size, so much larger that the largest power times it just does not overflow, nor is the inverse of `up` subnormal.
+template <class T>
+struct Raised {
+    T up, sign, high, low;
+    bool none_is_subnormal;  // of the results: rows that are not tame have a smaller scale
+
+    explicit Raised(Pair scale) {
+        using Bits = typename Format<T>::Bits;
+        using Limits = std::numeric_limits<T>;
+        constexpr int tame = Format<T>::tame * 1.45f, largest = std::max(Format<T>::offset, tame), most = Limits::max_exponent - 8;
+        int exponent = static_cast<int>(std::bit_cast<uint64_t>(scale.high) >> 52 & 0x7ff) - 1023;
+        int steps = std::clamp(Limits::max_exponent - 2 - largest - exponent, -most, most);
+        up = std::bit_cast<T>(std::bit_cast<Bits>(T(1)) + (static_cast<Bits>(steps) << Format<T>::mantissa));
+        sign = scale.high < 0 ? -1 : 1;
+        const Scale<T> by(Pair{scale.high * sign * up, scale.low * sign * up});
+        high = by.high, low = by.low;
+        none_is_subnormal = exponent >= Limits::min_exponent + tame;
+    }
+};
+
 }  // namespace

@@ -199,23 +199,17 @@ template <bool with_q, bool with_weight, class T>
             gradient_of(power_at(e, tail, i), scale, asked<with_q, with_weight>(q, weight, i, kept, spread), factor));
 }
 
-// The powers times a scale: so much larger at first that the largest just does not overflow, nor is the inverse of that subnormal. Of a
-// tame row with a usual scale nothing can be subnormal in the end.
+// The powers times a scale of any size.
 template <class T>
 [[gnu::always_inline]] inline void scale_loop(const T* e, const T* tail, T* y, ptrdiff_t n, Pair scale) {
-    using Bits = typename Format<T>::Bits;
-    constexpr int most = sizeof(T) == 4 ? 120 : 1000, largest_product = sizeof(T) == 4 ? 46 : 510;
-    int exponent = static_cast<int>(std::bit_cast<uint64_t>(scale.high) >> 52 & 0x7ff) - 1023;
-    Bits steps = static_cast<Bits>(std::clamp(largest_product - exponent, -most, most)) << Format<T>::mantissa;
-    const T up = std::bit_cast<T>(std::bit_cast<Bits>(T(1)) + steps), sign = scale.high < 0 ? -1 : 1;
-    const Scale<T> by(Pair{scale.high * sign * up, scale.low * sign * up});
-    if (exponent >= (sizeof(T) == 4 ? -67 : -510)) {
-        const T down = sign / up;
+    const Raised<T> by(scale);
+    if (by.none_is_subnormal) {
+        const T down = by.sign / by.up;
 #pragma omp simd
         for (ptrdiff_t i = 0; i < n; ++i) y[i] = product(power_at(e, tail, i), by.high, by.low) * down;
     } else {
 #pragma omp simd
-        for (ptrdiff_t i = 0; i < n; ++i) y[i] = std::copysign(lowered(product(power_at(e, tail, i), by.high, by.low), up), sign);
+        for (ptrdiff_t i = 0; i < n; ++i) y[i] = std::copysign(lowered(product(power_at(e, tail, i), by.high, by.low), by.up), by.sign);
     }
 }
 

@@ -15,8 +15,8 @@ template <class T, class Work, class Some>
 // All strips of so many rows are added up before those of others are.
 constexpr ptrdiff_t tile_rows = 128;
 
-// Arrays of so many bytes are near enough without asking.
-constexpr ptrdiff_t near = 1 << 19;
+// Arrays of so many bytes are read without asking for them.
+constexpr ptrdiff_t unasked = 1 << 19;
 
 // Asks for what is read next, a line of each array at a time, in the order in which it lies in memory: the rows from tile_rows on of
 // `count` columns, n elements each, and then those of the next columns, beside them or, where there are none, after them.
@@ -28,7 +28,7 @@ struct Ahead {
 
     Ahead(const T* p, const T* v, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count)
         : p(p), v(v), after(after), count(count), end(n * after), next(count == after ? end : count),
-          row(n > tile_rows ? tile_rows * after : next), is_near(n * after * ptrdiff_t{sizeof(T)} <= near) {}
+          row(n > tile_rows ? tile_rows * after : next), is_near(n * after * ptrdiff_t{sizeof(T)} <= unasked) {}
 
     [[gnu::always_inline]] void fetch(ptrdiff_t some) {
         if (is_near) return;

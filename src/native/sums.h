@@ -172,9 +172,14 @@ template <class Result, Terms terms, class T>
 }
 
 template <class Result, Terms terms, class T, ptrdiff_t size>
+[[gnu::always_inline]] inline Reduced<T> reduced_of(T x, const Shifts<T, size>& shift, ptrdiff_t i, Rate<T> rate) {
+    if constexpr (terms == TAME) return reduced<Result>(x, rate);
+    else return reduced<Result>(x, Shift<T>(shift.c[i], shift.limit[i], shift.bias[i]), rate);
+}
+
+template <class Result, Terms terms, class T, ptrdiff_t size>
 [[gnu::always_inline]] inline Power<T> power_of(T x, const Shifts<T, size>& shift, ptrdiff_t i, Rate<T> rate) {
-    if constexpr (terms == TAME) return power<Result>(x, rate);
-    else return power<Result>(x, Shift<T>(shift.c[i], shift.limit[i], shift.bias[i]), rate);
+    return power<Result>(reduced_of<Result, terms>(x, shift, i, rate));
 }
 
 template <class T>
