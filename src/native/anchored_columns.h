@@ -186,26 +186,4 @@ struct ProductColumns<double> {
     }
 };
 
-// Narrow rows, laid side by side.
-template <Function function>
-void narrow_products(const double* p, const double* v, double* y, ptrdiff_t n, ptrdiff_t count) {
-    constexpr ptrdiff_t width = 64;
-    alignas(64) double p_j[narrow_row * width], v_j[narrow_row * width], y_j[narrow_row * width];
-    for (ptrdiff_t first = 0, some; first < count; first += some) {
-        some = std::min(width, count - first);
-        const double *ps = p + first * n, *vs = v + first * n;
-        for (ptrdiff_t r = 0; r < some; ++r)
-            for (ptrdiff_t j = 0; j < n; ++j) p_j[j * width + r] = ps[r * n + j], v_j[j * width + r] = vs[r * n + j];
-        ProductColumns<double> columns(p_j, v_j, n, width, some);
-        if (!columns.means()) {
-            for (ptrdiff_t r = 0; r < some; ++r)
-                product_with_jacobian<function, double>(ps + r * n, vs + r * n, y + (first + r) * n, n, 1, nullptr);
-            continue;
-        }
-        columns.products<function>(y_j);
-        for (ptrdiff_t r = 0; r < some; ++r)
-            for (ptrdiff_t j = 0; j < n; ++j) y[(first + r) * n + j] = y_j[j * width + r];
-    }
-}
-
 }  // namespace

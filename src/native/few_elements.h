@@ -3,11 +3,9 @@
 #pragma once
 #include "gathered.h"
 #include "log_products.h"
+#include "transpose.h"
 
 namespace {
-
-template <Function function, class T>
-constexpr ptrdiff_t few_elements = sizeof(T) == 8 || function == LOG_SOFTMAX_VJP ? few : 8;
 
 // Of 16-bit floats, or, with such a Result, of what was converted from them.
 template <Function function, class T, ptrdiff_t n, class Result = T>
@@ -47,9 +45,7 @@ private:
             fetch<false>(x + block, n * count);
             if constexpr (sizeof(T) == 2) widen(x, converted, n * count);
             else rows = x;
-#pragma omp simd
-            for (ptrdiff_t i = 0; i < count; ++i)
-                for (ptrdiff_t j = 0; j < n; ++j) own[j * width + i] = rows[i * n + j];
+            to_columns(rows, own, width, n, count);
             return own;
         }
         for (ptrdiff_t j = 0; j < n; ++j) {
@@ -72,9 +68,7 @@ private:
         Work converted[n * width], *rows = converted;
         fetch<true>(to + block, n * count);
         if constexpr (sizeof(T) > 2) rows = to;
-#pragma omp simd
-        for (ptrdiff_t i = 0; i < count; ++i)
-            for (ptrdiff_t j = 0; j < n; ++j) rows[i * n + j] = from[j * width + i];
+        to_rows(from, width, rows, n, count);
         if constexpr (sizeof(T) == 2) narrow(converted, to, n * count);
     }
 
@@ -197,12 +191,14 @@ private:
 #pragma omp simd reduction(& : good)
         for (ptrdiff_t i = from; i < from + count; ++i) {
             float v_r = 0;
+#pragma GCC unroll 16
             for (ptrdiff_t j = n - 1; j >= 0; --j) {
                 float p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
                 v_r = p_j >= negligible || j == n - 1 ? v_j : v_r;
             }
             constexpr ptrdiff_t some = n < 4 ? 1 : 4, whole = n / some * some;
             double reference = v_r, sum[some] = {}, weight[some] = {};
+#pragma GCC unroll 16
             for (ptrdiff_t j = 0; j < n; ++j) {
                 double p_j = ps[j * p_next + i], d = vs[j * v_next + i] - reference;
                 ptrdiff_t to = j < whole ? j % some : 0;
@@ -239,8 +235,8 @@ private:
     }
 };
 
-// Rows, `after` side by side or one after the other, of n elements, from 2 to few_elements.
-template <Function function, class T, ptrdiff_t n = few_elements<function, T>>
+// Rows, `after` side by side or one after the other, of n elements, from 2 to a few.
+template <Function function, class T, ptrdiff_t n = few>
 void few_element_products(const T* p, const T* v, T* y, ptrdiff_t of, ptrdiff_t after, ptrdiff_t count) {
     if (of == n) return FewElements<function, T, n>()(p, v, y, after, count);
     if constexpr (n > 2) few_element_products<function, T, n - 1>(p, v, y, of, after, count);

@@ -1,6 +1,7 @@
 // log_softmax and logsumexp of rows of a few elements, mostly a number known to the compiler: side by side, all of a row in registers.
 #pragma once
 #include "short_rows.h"
+#include "transpose.h"
 
 namespace {
 
@@ -173,15 +174,9 @@ bool half_logs(const float* x, float* y, Number n, ptrdiff_t x_stride, ptrdiff_t
     return true;
 }
 
-// visit(n), of a constant up to `known`, where that is faster.
+// So many are known to the compiler.
 template <class T>
 constexpr ptrdiff_t most_known = sizeof(T) == 8 ? 15 : 10;
-template <ptrdiff_t known, class Visit>
-auto visit_few(ptrdiff_t n, Visit visit) {
-    if (n == known) return visit(std::integral_constant<ptrdiff_t, known>());
-    if constexpr (known > 2) return visit_few<known - 1>(n, visit);
-    else return visit(n);
-}
 
 // Of columns of n elements, from 2 to `longest`; T may be wider than the Result, and then they are whole vectors.
 template <Function function, class T, class Result = T, ptrdiff_t longest = most_few_logs<function, T, Result>>
@@ -200,42 +195,27 @@ bool few_logs(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_str
 constexpr ptrdiff_t few_rows_width = 128;
 
 // Lays rows so, in whole vectors, which it returns.
-template <ptrdiff_t known, class T>
+template <class T>
 ptrdiff_t side_by_side(const T* x, T* columns, ptrdiff_t n, ptrdiff_t count) {
     constexpr ptrdiff_t width = few_rows_width;
     ptrdiff_t whole = whole_vectors(count);
-    visit_few<known>(n, [=](auto n) {
-#pragma omp simd
-        for (ptrdiff_t r = 0; r < count; ++r)
-            for (ptrdiff_t j = 0; j < n; ++j) columns[j * width + r] = x[r * n + j];
-    });
+    to_columns(x, columns, width, n, count);
     for (ptrdiff_t j = 0; j < n; ++j) std::fill(columns + j * width + count, columns + j * width + whole, T(0));
     return whole;
-}
-
-// And back.
-template <ptrdiff_t known, class T>
-void row_by_row(const T* columns, T* y, ptrdiff_t n, ptrdiff_t count) {
-    constexpr ptrdiff_t width = few_rows_width;
-    visit_few<known>(n, [=](auto n) {
-#pragma omp simd
-        for (ptrdiff_t r = 0; r < count; ++r)
-            for (ptrdiff_t j = 0; j < n; ++j) y[r * n + j] = columns[j * width + r];
-    });
 }
 
 // Of up to few_rows_width rows.
 template <Function function, class T, class Result = T>
 bool few_logs_of_rows(const T* x, T* y, ptrdiff_t n, ptrdiff_t count, double temperature) {
-    constexpr ptrdiff_t width = few_rows_width, longest = most_few_logs<function, T, Result>, known = most_known<T>;
+    constexpr ptrdiff_t width = few_rows_width, longest = most_few_logs<function, T, Result>;
     if (count == 1 && sizeof(T) == sizeof(Result)) return few_logs<function, T, Result>(x, y, n, 1, 1, 1, temperature);
     alignas(64) T columns[longest * width], results[longest * width];
     fetch<false>(x + n * count, n * count);
     if (function != LOGSUMEXP) fetch<true>(y + n * count, n * count);
-    ptrdiff_t whole = side_by_side<known>(x, columns, n, count);
+    ptrdiff_t whole = side_by_side(x, columns, n, count);
     if (!few_logs<function, T, Result>(columns, results, n, width, width, whole, temperature)) return false;
     if (function == LOGSUMEXP) std::copy_n(results, count, y);
-    else row_by_row<known>(results, y, n, count);
+    else to_rows(results, width, y, n, count);
     return true;
 }
 

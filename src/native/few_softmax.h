@@ -9,7 +9,7 @@ namespace {
 template <class Result>
 constexpr ptrdiff_t few_in_column = sizeof(Result) == 8 ? 18 : sizeof(Result) == 4 ? 6 : 10;
 template <class Result>
-constexpr ptrdiff_t few_in_row = sizeof(Result) == 8 ? 18 : sizeof(Result) == 4 ? 4 : 8;
+constexpr ptrdiff_t few_in_row = sizeof(Result) == 8 ? 18 : 8;
 
 template <class Result>
 using FewWork = std::conditional_t<sizeof(Result) == 2, float, double>;
@@ -102,9 +102,9 @@ bool few_softmax_of_rows(const T* x, T* y, ptrdiff_t n, ptrdiff_t count, double 
     constexpr ptrdiff_t width = few_rows_width, longest = few_in_row<Result>;
     alignas(64) T columns[longest * width];
     fetch<false>(x + n * count, n * count), fetch<true>(y + n * count, n * count);
-    ptrdiff_t whole = side_by_side<longest>(x, columns, n, count);
+    ptrdiff_t whole = side_by_side(x, columns, n, count);
     if (!few_softmax<T, Result, longest>(columns, columns, n, width, width, whole, temperature)) return false;
-    row_by_row<longest>(columns, y, n, count);
+    to_rows(columns, width, y, n, count);
     return true;
 }
 

@@ -27,18 +27,44 @@ Strided<T> row_of(const Rows& r, int k, const void* a, ptrdiff_t row, ptrdiff_t 
 }
 
 template <Function function, class T>
+using ColumnsOf = std::conditional_t<function == LOG_SOFTMAX_VJP, LogProductColumns<T>, ProductColumns<T>>;
+
+// Rows of up to so many elements laid side by side, as columns: those of logarithms soon are as fast as they lie.
+template <Function function>
+constexpr ptrdiff_t most_narrow = function == LOG_SOFTMAX_VJP ? 20 : narrow_row;
+
+template <Function function, class T>
+void narrow_products(const T* p, const T* v, T* y, ptrdiff_t n, ptrdiff_t count) {
+    constexpr ptrdiff_t width = 64;
+    alignas(64) T p_j[narrow_row * width], v_j[narrow_row * width], y_j[narrow_row * width];
+    for (ptrdiff_t some; count > 0; count -= some, p += some * n, v += some * n, y += some * n) {
+        some = std::min(width, count);
+        to_columns(p, p_j, width, n, some), to_columns(v, v_j, width, n, some);
+        ColumnsOf<function, T> columns(p_j, v_j, n, width, some);
+        if (columns.means()) {
+            columns.template products<function>(y_j);
+            to_rows(y_j, width, y, n, some);
+        } else {
+            for (ptrdiff_t at = 0; at < some * n; at += n)
+                if constexpr (function == LOG_SOFTMAX_VJP) log_softmax_vjp(p + at, v + at, y + at, n, 1, false);
+                else product_with_jacobian<function, T>(p + at, v + at, y + at, n, 1, nullptr);
+        }
+    }
+}
+
+template <Function function, class T>
 bool contiguous_products(const Rows& r) {
     ptrdiff_t n = r.n;
     if constexpr (is_product<function>) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
         T* y = static_cast<T*>(r.y) + r.first * n;
-        if (n >= 2 && n <= few_elements<function, T> && (r.count >= 4 || n == 2 || few_elements<function, T> == few))
+        if (n >= 2 && n <= few && (r.count >= 4 || n == 2 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
             return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
+        if constexpr (sizeof(T) == 8 || function == LOG_SOFTMAX_VJP)
+            if (n > few && n <= most_narrow<function> && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
         if constexpr (function == LOG_SOFTMAX_VJP) {
             if (n > few && n <= short_row) return short_log_products(from(r.x), from(r.v), y, n, r.count), false;
         } else {
-            if constexpr (sizeof(T) == 8)
-                if (n <= narrow_row && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
             if (n < long_product && (sizeof(T) == 4 || n > few))
                 return short_products<function>(from(r.x), from(r.v), y, n, r.count), false;
         }
@@ -119,7 +145,7 @@ void gathered_part(Rows r, ptrdiff_t first, ptrdiff_t count) {
 // Columns, some at a time: side by side, or, where they are not finite, gathered.
 template <Function function, class T>
 bool product_columns(const Rows& r) {
-    using Columns = std::conditional_t<function == LOG_SOFTMAX_VJP, LogProductColumns<T>, ProductColumns<T>>;
+    using Columns = ColumnsOf<function, T>;
     each_tile(r, Columns::at_a_time(r.n), [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
         Columns columns(from(r.x), from(r.v), r.n, r.after, some);
@@ -184,7 +210,7 @@ bool are_in_place(const Rows& r) {
 
 template <Function function, class T>
 bool products(const Rows& r) {
-    bool are_few = is_product<function> && !r.layouts && r.n >= 2 && r.n <= few_elements<function, T>;
+    bool are_few = is_product<function> && !r.layouts && r.n >= 2 && r.n <= few;
     bool are_vectors = sizeof(T) == 8 && r.after >= 16 && r.after % 8 == 0;
     if (are_narrow<T>(r) && !(are_few && are_vectors)) return narrow_columns<function, T, products<function, T>>(r);
     bool in_place = are_in_place<function, T>(r);
