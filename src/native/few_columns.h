@@ -8,6 +8,12 @@ namespace {
 // By chunks go as many where no cache holds them, and at most as many where they are less than a vector.
 constexpr ptrdiff_t few_columns = 7, most_columns = 15;
 
+// Whether fewer columns than `width` are better laid out as rows: if these stay near, and at least a lane of each row is read.
+template <class T>
+bool are_better_rows(ptrdiff_t n, ptrdiff_t count, ptrdiff_t width) {
+    return count >= of_lane<T> && count < width && n * count * static_cast<ptrdiff_t>(sizeof(T)) <= 1 << 20;
+}
+
 // visit(c, from, length) for some elements of each of `count` columns, few enough for all to stay in the first-level cache.
 template <class Visit>
 void each_block(ptrdiff_t first, ptrdiff_t n, ptrdiff_t count, Visit visit) {

@@ -361,6 +361,7 @@ bool columns(const Rows& r) {
     if (function == SOFTMAX && are_few) at_a_time = few_columns_width;
     return columns<function, T, contiguous_rows<function, T>>(
         r, at_a_time, vector, [&](const T* x, T* y, ptrdiff_t count, double temperature) {
+            if (!is_short && are_better_rows<T>(r.n, count, 2 * of_vector<T>)) return false;
             bool is_rest = count < vector && (vector_size == 64 || r.after > vector);  // with AVX2, a few alone are faster as they lie
             if constexpr (!is_short)
                 if ((is_rest && go_by_chunks) || (count <= few_columns && r.streams))
@@ -387,7 +388,7 @@ bool half_rows(const Rows& r) {
     if (r.after == 1) return all_half_rows<function, Half>(r);
     if (are_narrow<Half>(r)) return narrow_columns<function, Half, half_rows<function, Half>>(r);
     return columns<function, Half, all_half_rows<function, Half>>(
-        r, half_width, 1, [&](const Half* x, Half* y, ptrdiff_t count, double temperature) {
+        r, half_width, r.n > short_half_row<function> ? lanes : 1, [&](const Half* x, Half* y, ptrdiff_t count, double temperature) {
             return some_half_columns<function>(x, y, r.n, r.after, count, temperature);
         });
 }

@@ -4,6 +4,7 @@
 
 #include "half.h"
 #include "kernels.h"
+#include "transpose.h"
 
 namespace {
 
@@ -14,37 +15,40 @@ template <class T, class To>
     else narrow(x, y, n);
 }
 
-// What moves between rows and columns does so a square at a time: whole lines of the cache are read, and written.
-constexpr ptrdiff_t side = 16;
+template <class T>
+[[gnu::always_inline]] inline auto as_number(T* x) {
+    if constexpr (sizeof(T) == 2) return &x->bits;  // of structs there are no vectors
+    else return x;
+}
+
+// Elements of 16 bits are converted when they lie together, a square at a time.
+constexpr ptrdiff_t side = 32;
+template <class Visit>
+void each_piece(ptrdiff_t n, ptrdiff_t columns, Visit visit) {
+    for (ptrdiff_t j = 0; j < n; j += side)
+        for (ptrdiff_t c = 0; c < columns; c += side) visit(j, c, std::min(side, n - j), std::min(side, columns - c));
+}
 
 // `columns` neighbours of x, of n elements that are `after` apart, to rows of y.
 template <class T, class To>
 void gather(const T* x, ptrdiff_t after, To* y, ptrdiff_t n, ptrdiff_t columns) {
-    ptrdiff_t whole = n / side * side, wide = columns / side * side;
-    for (ptrdiff_t j = 0; j < whole; j += side)
-        for (ptrdiff_t c = 0; c < wide; c += side) {
-            To square[side][side];
-            for (ptrdiff_t i = 0; i < side; ++i) convert(x + (j + i) * after + c, square[i], side);
-            for (ptrdiff_t k = 0; k < side; ++k)
-                for (ptrdiff_t i = 0; i < side; ++i) y[(c + k) * n + j + i] = square[i][k];
-        }
-    for (ptrdiff_t j = 0; j < n; ++j)
-        for (ptrdiff_t c = j < whole ? wide : 0; c < columns; ++c) y[c * n + j] = static_cast<To>(x[j * after + c]);
+    if constexpr (std::is_same_v<T, To>) return transpose(as_number(x), after, as_number(y), n, n, columns);
+    each_piece(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, ptrdiff_t some) {
+        T part[side * side];
+        transpose(as_number(x + j * after + c), after, as_number(part), side, length, some);
+        for (ptrdiff_t k = 0; k < some; ++k) convert(part + k * side, y + (c + k) * n + j, length);
+    });
 }
 
 // And back.
 template <class T, class To>
 void scatter(const T* x, To* y, ptrdiff_t after, ptrdiff_t n, ptrdiff_t columns) {
-    ptrdiff_t whole = n / side * side, wide = columns / side * side;
-    for (ptrdiff_t j = 0; j < whole; j += side)
-        for (ptrdiff_t c = 0; c < wide; c += side) {
-            T square[side][side];
-            for (ptrdiff_t k = 0; k < side; ++k)
-                for (ptrdiff_t i = 0; i < side; ++i) square[i][k] = x[(c + k) * n + j + i];
-            for (ptrdiff_t i = 0; i < side; ++i) convert(square[i], y + (j + i) * after + c, side);
-        }
-    for (ptrdiff_t j = 0; j < n; ++j)
-        for (ptrdiff_t c = j < whole ? wide : 0; c < columns; ++c) y[j * after + c] = static_cast<To>(x[c * n + j]);
+    if constexpr (std::is_same_v<T, To>) return transpose(as_number(x), n, as_number(y), after, columns, n);
+    each_piece(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, ptrdiff_t some) {
+        To part[side * side];
+        for (ptrdiff_t k = 0; k < some; ++k) convert(x + (c + k) * n + j, part + k * side, length);
+        transpose(as_number(part), side, as_number(y + j * after + c), after, some, length);
+    });
 }
 
 // n elements that are `stride` apart; those of 16 bits are converted when they lie together.

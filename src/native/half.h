@@ -86,6 +86,7 @@ template <class Half>
 #endif
 #ifdef __AVX2__
     for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, widened_8(x + i));
+    if (n >= 8 && i < n) _mm256_storeu_ps(y + n - 8, widened_8(x + n - 8)), i = n;  // some again, not one by one
 #endif
 #pragma omp simd
     for (ptrdiff_t j = i; j < n; ++j) y[j] = x[j];
@@ -99,6 +100,7 @@ template <class Half>
 #endif
 #ifdef __AVX2__
     for (; i + 8 <= n; i += 8) _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), narrowed_8(x + i, Half()));
+    if (n >= 8 && i < n) _mm_storeu_si128(reinterpret_cast<__m128i*>(y + n - 8), narrowed_8(x + n - 8, Half())), i = n;
 #endif
 #pragma omp simd
     for (ptrdiff_t j = i; j < n; ++j) y[j].bits = Half::rounded(x[j]);

@@ -181,8 +181,9 @@ bool put_half_columns(HalfColumns<Half>& tile, Half* y, double temperature) {
 // The function of some columns; false where that does not go, and y is as it was.
 template <Function function, class Half>
 bool some_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
-    if (n <= short_half_row<function>) return short_half_columns<function>(x, y, n, after, count, temperature);
-    if (count < 8) return false;
+    bool is_short = n <= short_half_row<function>;
+    if (n > few_in_row<Half> && count < (is_short ? 8 : lanes)) return false;  // so few are faster as rows
+    if (is_short) return short_half_columns<function>(x, y, n, after, count, temperature);
     HalfColumns<Half> tile(x, n, after, count, temperature);
     return put_half_columns<function, TAME>(tile, y, temperature) ||
            (tile.shifts() && put_half_columns<function, ALL>(tile, y, temperature));

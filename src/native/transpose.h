@@ -1,18 +1,10 @@
-// Rows of a few elements, laid side by side as columns, and back.
+// Rows to columns, and back.
 #pragma once
 #include <utility>
 
 #include "sums.h"
 
 namespace {
-
-// visit(n), of a constant up to `known`.
-template <ptrdiff_t known, class Visit>
-auto visit_few(ptrdiff_t n, Visit visit) {
-    if (n == known) return visit(std::integral_constant<ptrdiff_t, known>());
-    if constexpr (known > 2) return visit_few<known - 1>(n, visit);
-    else return visit(n);
-}
 
 // A vector is lanes of 16 bytes, of so many elements.
 template <class T>
@@ -57,15 +49,15 @@ template <class T, ptrdiff_t from, size_t... i>
 
 // Lanes of n vectors hold a square of n x n: its columns.
 template <class T>
-[[gnu::always_inline]] inline void transpose(Vector<T>* v) {
+[[gnu::always_inline]] inline void turn(Vector<T>* v) {
     constexpr ptrdiff_t n = of_lane<T>;
     constexpr std::make_index_sequence<of_vector<T>> all;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (ptrdiff_t step = 1; step < n; step *= 2) {
         Vector<T> of[n];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (ptrdiff_t i = 0; i < n; ++i) of[i] = v[i];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (ptrdiff_t i = 0; i < n / 2; ++i) {
             v[2 * i] = interleaved<T, 0>(of[i], of[i + n / 2], all);
             v[2 * i + 1] = interleaved<T, n / 2>(of[i], of[i + n / 2], all);
@@ -73,36 +65,78 @@ template <class T>
     }
 }
 
-// Of 4 and of 8 elements a compiler that has AVX-512 makes permutations of a plain loop, faster ones.
+// A lane of each of a vector of rows becomes vectors.
 template <class T>
-bool are_squares(ptrdiff_t n, ptrdiff_t count) {
-    return n >= 4 && count >= of_vector<T> && (vector_size < 64 || (n != 4 && n != 8));
+[[gnu::always_inline]] inline void lanes_to_vectors(const T* x, ptrdiff_t x_apart, T* y, ptrdiff_t y_apart) {
+    constexpr ptrdiff_t n = of_lane<T>;
+    constexpr std::make_index_sequence<of_vector<T>> all;
+    Vector<T> v[n];
+#pragma GCC unroll 8
+    for (ptrdiff_t i = 0; i < n; ++i) v[i] = lanes_at<of_vector<T>>(x + i * x_apart, n * x_apart, all);
+    turn<T>(v);
+#pragma GCC unroll 8
+    for (ptrdiff_t i = 0; i < n; ++i) *reinterpret_cast<Vector<T>*>(y + i * y_apart) = v[i];
 }
 
-// Of a vector of rows or more; where others are left over, some rows and columns again.
-template <class T, class Visit>
-[[gnu::always_inline]] inline void each_square(ptrdiff_t n, ptrdiff_t count, Visit visit) {
-    for (ptrdiff_t r = 0; r < count; r += of_vector<T>)
-        for (ptrdiff_t j = 0; j < n; j += of_lane<T>)
-            visit(std::min(r, count - of_vector<T>), std::min(j, n - of_lane<T>));
+// And back.
+template <class T>
+[[gnu::always_inline]] inline void vectors_to_lanes(const T* x, ptrdiff_t x_apart, T* y, ptrdiff_t y_apart) {
+    constexpr ptrdiff_t n = of_lane<T>;
+    constexpr std::make_index_sequence<n> all;
+    Vector<T> v[n];
+#pragma GCC unroll 8
+    for (ptrdiff_t i = 0; i < n; ++i) v[i] = *reinterpret_cast<const Vector<T>*>(x + i * x_apart);
+    turn<T>(v);
+#pragma GCC unroll 8
+    for (ptrdiff_t i = 0; i < n; ++i) put_lanes<0>(v[i], y + i * y_apart, n * y_apart, all);
+}
+
+// Blocks of so many rows and columns; the last of them have some again.
+template <ptrdiff_t some_rows, ptrdiff_t some_columns, class Visit>
+[[gnu::always_inline]] inline void each_square(ptrdiff_t rows, ptrdiff_t columns, Visit visit) {
+    for (ptrdiff_t r = 0; r < rows; r += some_rows)
+        for (ptrdiff_t c = 0; c < columns; c += some_columns)
+            visit(std::min(r, rows - some_rows), std::min(c, columns - some_columns));
 }
 #endif
 
-// The j-th elements of `count` rows go to columns + j * width.
+// y[c * y_apart + r] = x[r * x_apart + c].
 template <class T>
-void to_columns(const T* x, T* columns, ptrdiff_t width, ptrdiff_t n, ptrdiff_t count) {
+void transpose(const T* x, ptrdiff_t x_apart, T* y, ptrdiff_t y_apart, ptrdiff_t rows, ptrdiff_t columns) {
 #if __has_builtin(__builtin_shufflevector)
-    if (are_squares<T>(n, count))
-        return each_square<T>(n, count, [=](ptrdiff_t r, ptrdiff_t j) __attribute__((always_inline)) {
-            Vector<T> v[of_lane<T>];
-#pragma GCC unroll 4
-            for (ptrdiff_t i = 0; i < of_lane<T>; ++i)
-                v[i] = lanes_at<of_vector<T>>(x + (r + i) * n + j, of_lane<T> * n, std::make_index_sequence<of_vector<T>>());
-            transpose<T>(v);
-#pragma GCC unroll 4
-            for (ptrdiff_t i = 0; i < of_lane<T>; ++i) *reinterpret_cast<Vector<T>*>(columns + (j + i) * width + r) = v[i];
+    constexpr ptrdiff_t lane = of_lane<T>, vector = of_vector<T>;
+    if (rows >= vector && columns >= lane)
+        return each_square<vector, lane>(rows, columns, [=](ptrdiff_t r, ptrdiff_t c) __attribute__((always_inline)) {
+            lanes_to_vectors(x + r * x_apart + c, x_apart, y + c * y_apart + r, y_apart);
+        });
+    if (columns >= vector && rows >= lane)
+        return each_square<lane, vector>(rows, columns, [=](ptrdiff_t r, ptrdiff_t c) __attribute__((always_inline)) {
+            vectors_to_lanes(x + r * x_apart + c, x_apart, y + c * y_apart + r, y_apart);
         });
 #endif
+    if (rows < columns)
+        for (ptrdiff_t r = 0; r < rows; ++r)
+            for (ptrdiff_t c = 0; c < columns; ++c) y[c * y_apart + r] = x[r * x_apart + c];
+    else
+        for (ptrdiff_t c = 0; c < columns; ++c)
+            for (ptrdiff_t r = 0; r < rows; ++r) y[c * y_apart + r] = x[r * x_apart + c];
+}
+
+// visit(n), of a constant up to `known`.
+template <ptrdiff_t known, class Visit>
+auto visit_few(ptrdiff_t n, Visit visit) {
+    if (n == known) return visit(std::integral_constant<ptrdiff_t, known>());
+    if constexpr (known > 2) return visit_few<known - 1>(n, visit);
+    else return visit(n);
+}
+
+// Rows of so many elements, one row after the other, the compiler permutes faster.
+inline bool are_permuted(ptrdiff_t n) { return n == 2 || n == 3 || (vector_size == 64 && (n == 4 || n == 8)); }
+
+// The j-th elements of rows go to columns + j * width.
+template <class T>
+void to_columns(const T* x, T* columns, ptrdiff_t width, ptrdiff_t n, ptrdiff_t count) {
+    if (!are_permuted(n)) return transpose(x, n, columns, width, count, n);
     visit_few<8>(n, [=](auto n) {
 #pragma omp simd
         for (ptrdiff_t r = 0; r < count; ++r)
@@ -113,18 +147,7 @@ void to_columns(const T* x, T* columns, ptrdiff_t width, ptrdiff_t n, ptrdiff_t 
 // And back.
 template <class T>
 void to_rows(const T* columns, ptrdiff_t width, T* y, ptrdiff_t n, ptrdiff_t count) {
-#if __has_builtin(__builtin_shufflevector)
-    if (are_squares<T>(n, count))
-        return each_square<T>(n, count, [=](ptrdiff_t r, ptrdiff_t j) __attribute__((always_inline)) {
-            Vector<T> v[of_lane<T>];
-#pragma GCC unroll 4
-            for (ptrdiff_t i = 0; i < of_lane<T>; ++i) v[i] = *reinterpret_cast<const Vector<T>*>(columns + (j + i) * width + r);
-            transpose<T>(v);
-#pragma GCC unroll 4
-            for (ptrdiff_t i = 0; i < of_lane<T>; ++i)
-                put_lanes<0>(v[i], y + (r + i) * n + j, of_lane<T> * n, std::make_index_sequence<of_lane<T>>());
-        });
-#endif
+    if (!are_permuted(n)) return transpose(columns, width, y, n, n, count);
     visit_few<8>(n, [=](auto n) {
 #pragma omp simd
         for (ptrdiff_t r = 0; r < count; ++r)
