@@ -1,4 +1,4 @@
-"""Rows of a few elements are laid side by side, whole vectors of them: any number, bit by bit."""
+"""Rows of a few elements are laid side by side, few columns as rows: any number, bit by bit."""
 
 from __future__ import annotations
 
@@ -13,32 +13,37 @@ import fastsoftmax as fsm
 
 MOST = 131  # more than go side by side at a time
 COUNTS = [2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 63, 64, 65, 100, 128, 129, 131]
+FEW = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 23, 24, 31, 32, 33, 47]
+
+Function = Callable[..., Array]
 
 
-def softmax(x: Array, v: Array, out: Array) -> Array:
-    return fsm.softmax(x, out=out)
+def softmax(x: Array, v: Array, out: Array, axis: int = -1) -> Array:
+    return fsm.softmax(x, axis, out=out)
 
 
-def log_softmax(x: Array, v: Array, out: Array) -> Array:
-    return fsm.log_softmax(x, out=out)
+def log_softmax(x: Array, v: Array, out: Array, axis: int = -1) -> Array:
+    return fsm.log_softmax(x, axis, out=out)
 
 
-def softmax_vjp(x: Array, v: Array, out: Array) -> Array:
-    return fsm.softmax_vjp(fsm.softmax(x), v, out=out)
+def softmax_vjp(x: Array, v: Array, out: Array, axis: int = -1) -> Array:
+    return fsm.softmax_vjp(fsm.softmax(x, axis), v, axis, out=out)
 
 
-def log_softmax_vjp(x: Array, v: Array, out: Array) -> Array:
-    return fsm.log_softmax_vjp(fsm.softmax(x), v, out=out)
+def log_softmax_vjp(x: Array, v: Array, out: Array, axis: int = -1) -> Array:
+    return fsm.log_softmax_vjp(fsm.softmax(x, axis), v, axis, out=out)
+
+
+every_result = pytest.mark.parametrize(
+    "function", [softmax, log_softmax, softmax_vjp, log_softmax_vjp]
+)
 
 
 @every_float
 @pytest.mark.parametrize("n", range(2, 25))
-@pytest.mark.parametrize("function", [softmax, log_softmax, softmax_vjp, log_softmax_vjp])
+@every_result
 def test_any_number_of_rows(
-    function: Callable[[Array, Array, Array], Array],
-    n: int,
-    dtype: np.dtype,
-    rng: np.random.Generator,
+    function: Function, n: int, dtype: np.dtype, rng: np.random.Generator
 ) -> None:
     x, v = rows(MOST, n, dtype, rng), rows(MOST, n, dtype, rng)
     alone = np.empty_like(x)
@@ -53,3 +58,27 @@ def test_any_number_of_rows(
         assert not among[[0, -1]].any(), "written beyond the result"
         over = v[some].copy()
         assert_same_bits(function(x[some], over, over), alone[some])
+
+
+@every_float
+@pytest.mark.parametrize("n", [3, 10, 20, 40, 70, 300, 1100])
+@every_result
+def test_any_number_of_columns(
+    function: Function, n: int, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    x, v = rows(max(FEW), n, dtype, rng), rows(max(FEW), n, dtype, rng)
+    alone = function(x, v, np.empty_like(x))
+    for count in FEW:
+        columns = [np.ascontiguousarray(a[:count].T) for a in (x, v)]
+        among = np.zeros((n + 2, count), dtype=dtype)
+        function(*columns, among[1:-1], axis=0)
+        assert_same_bits(among[1:-1], alone[:count].T)
+        assert not among[[0, -1]].any(), "written beyond the result"
+        over = columns[1].copy()
+        assert_same_bits(function(columns[0], over, over, axis=0), alone[:count].T)
+        infinite = columns[0].copy()
+        infinite[rng.integers(n)] = np.inf  # what goes by itself then
+        with np.errstate(invalid="ignore"):
+            expected = function(infinite.T.copy(), v[:count], np.empty_like(v[:count]))
+            got = function(infinite, columns[1], np.empty_like(infinite), axis=0)
+        assert_same_bits(got, expected.T)

@@ -11,7 +11,7 @@ namespace {
 template <Function function, class T, ptrdiff_t n, class Result = T>
 struct FewElements {
     using Work = std::conditional_t<sizeof(T) == 8, double, float>;
-    static constexpr ptrdiff_t width = n == 2 && sizeof(T) == 2 ? 128 : 64;
+    static constexpr ptrdiff_t width = n == 2 && sizeof(T) == 2 ? 128 : 64, vector = of_vector<Work>;
     const Work *p, *v;  // the j-th elements at j * stride
     Work* y;
     ptrdiff_t p_stride, v_stride, y_stride;
@@ -30,13 +30,13 @@ struct FewElements {
                     y = to + at, y_stride = after;
                     for (ptrdiff_t j = 0; j < n; ++j) fetch<true>(y + j * after + block, some);
                 }
-            if (!products(0, some)) one_by_one(some);
+            if (!whole_products(some)) one_by_one(some);
             if (y == y_own) write(to + at, after, some);
         }
     }
 
 private:
-    // The elements side by side: where they are, or in rows of their own.
+    // The elements side by side: where they are, or in rows of their own, whole vectors, with the first again.
     static const Work* read(const T* x, Work* own, ptrdiff_t& stride, ptrdiff_t after, ptrdiff_t count) {
         stride = width;
         if (after == 1) {
@@ -46,15 +46,19 @@ private:
             if constexpr (sizeof(T) == 2) widen(x, converted, n * count);
             else rows = x;
             to_columns(rows, own, width, n, count);
-            return own;
+        } else {
+            for (ptrdiff_t j = 0; j < n; ++j) {
+                fetch<false>(x + j * after + block, count);
+                if constexpr (sizeof(T) == 2) widen(x + j * after, own + j * width, count);
+            }
+            if constexpr (sizeof(T) > 2) return stride = after, x;
         }
-        for (ptrdiff_t j = 0; j < n; ++j) {
-            fetch<false>(x + j * after + block, count);
-            if constexpr (sizeof(T) == 2) widen(x + j * after, own + j * width, count);
-        }
-        if constexpr (sizeof(T) == 2) return own;
-        else return stride = after, x;
+        for (ptrdiff_t j = 0; j < n; ++j) std::fill(own + j * width + count, own + j * width + padded(count), own[j * width]);
+        return own;
     }
+
+    // Of two or three rows a vector takes longer.
+    static ptrdiff_t padded(ptrdiff_t count) { return count < 4 ? count : (count + vector - 1) / vector * vector; }
 
     void write(T* to, ptrdiff_t after, ptrdiff_t count) {
         const Work* from = y_own;
@@ -70,6 +74,13 @@ private:
         if constexpr (sizeof(T) > 2) rows = to;
         to_rows(from, width, rows, n, count);
         if constexpr (sizeof(T) == 2) narrow(converted, to, n * count);
+    }
+
+    // In whole vectors, the last of which, where nothing is in rows of its own, goes over some again.
+    bool whole_products(ptrdiff_t count) {
+        if (p == p_own || count < vector) return products(0, p == p_own ? padded(count) : count);
+        ptrdiff_t whole = count / vector * vector;
+        return products(0, whole) && (whole == count || products(count - vector, vector));
     }
 
     bool products(ptrdiff_t from, ptrdiff_t count) {

@@ -1,6 +1,7 @@
 // Columns of 16-bit floats, side by side: short ones as a tile of float32, the others each in the order of a row.
 #pragma once
 #include "columns.h"
+#include "few_columns.h"
 #include "few_softmax.h"
 #include "half_rows.h"
 
@@ -182,7 +183,8 @@ bool put_half_columns(HalfColumns<Half>& tile, Half* y, double temperature) {
 template <Function function, class Half>
 bool some_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
     bool is_short = n <= short_half_row<function>;
-    if (n > few_in_row<Half> && count < (is_short ? 8 : lanes)) return false;  // so few are faster as rows
+    bool are_rows = count < 8 || (!is_short && are_better_rows<Half>(n, count, lanes));
+    if (n > few_in_row<Half> && are_rows) return false;
     if (is_short) return short_half_columns<function>(x, y, n, after, count, temperature);
     HalfColumns<Half> tile(x, n, after, count, temperature);
     return put_half_columns<function, TAME>(tile, y, temperature) ||

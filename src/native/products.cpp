@@ -19,6 +19,13 @@ namespace {
 template <Function function>
 constexpr bool is_product = vectors(function) == 1;
 
+// Whether so many rows of n elements go side by side: of more than 8 elements, some that are less than a vector take longer so.
+template <Function function, class T>
+bool are_few(ptrdiff_t n, ptrdiff_t count) {
+    bool always = n <= 8 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP;
+    return n >= 2 && n <= few && (always || count >= (sizeof(T) == 2 ? 8 : 16));
+}
+
 // A row of the k-th array; without a layout, what starts `offset` elements after it.
 template <class T>
 Strided<T> row_of(const Rows& r, int k, const void* a, ptrdiff_t row, ptrdiff_t offset) {
@@ -58,7 +65,7 @@ bool contiguous_products(const Rows& r) {
     if constexpr (is_product<function>) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
         T* y = static_cast<T*>(r.y) + r.first * n;
-        if (n >= 2 && n <= few && (r.count >= 4 || n == 2 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
+        if (are_few<function, T>(n, r.count) && (r.count >= 4 || n == 2 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
             return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
         if constexpr (sizeof(T) == 8 || function == LOG_SOFTMAX_VJP)
             if (n > few && n <= most_narrow<function> && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
@@ -210,12 +217,12 @@ bool are_in_place(const Rows& r) {
 
 template <Function function, class T>
 bool products(const Rows& r) {
-    bool are_few = is_product<function> && !r.layouts && r.n >= 2 && r.n <= few;
+    bool go_few = is_product<function> && !r.layouts && are_few<function, T>(r.n, r.after);
     bool are_vectors = sizeof(T) == 8 && r.after >= 16 && r.after % 8 == 0;
-    if (are_narrow<T>(r) && !(are_few && are_vectors)) return narrow_columns<function, T, products<function, T>>(r);
+    if (are_narrow<T>(r) && !(go_few && are_vectors)) return narrow_columns<function, T, products<function, T>>(r);
     bool in_place = are_in_place<function, T>(r);
     if constexpr (is_product<function>) {
-        if (are_few) return columns_of_few<function, T>(r);
+        if (go_few) return columns_of_few<function, T>(r);
         bool are_columns = !in_place && !r.layouts && r.n > narrow_row;
         if (are_columns && are_better_rows<T>(r.n, r.after, sizeof(T) == 8 ? 8 : 16)) return gathered_products<function, T>(r);
         if (!in_place && are_far<T>(r)) return far_products<function, T>(r);
