@@ -36,16 +36,19 @@ Strided<T> row_of(const Rows& r, int k, const void* a, ptrdiff_t row, ptrdiff_t 
 template <Function function, class T>
 using ColumnsOf = std::conditional_t<function == LOG_SOFTMAX_VJP, LogProductColumns<T>, ProductColumns<T>>;
 
-// Rows of up to so many elements laid side by side, as columns: those of logarithms soon are as fast as they lie.
+// Rows of up to so many elements are laid side by side, as columns. Those of logarithms soon are as fast as they lie, and so are those
+// that no cache holds.
 template <Function function>
 constexpr ptrdiff_t most_narrow = function == LOG_SOFTMAX_VJP ? 20 : narrow_row;
 
 template <Function function, class T>
-void narrow_products(const T* p, const T* v, T* y, ptrdiff_t n, ptrdiff_t count) {
+void narrow_products(const T* p, const T* v, T* y, ptrdiff_t n, ptrdiff_t count, bool streams) {
     constexpr ptrdiff_t width = 64;
     alignas(64) T p_j[narrow_row * width], v_j[narrow_row * width], y_j[narrow_row * width];
     for (ptrdiff_t some; count > 0; count -= some, p += some * n, v += some * n, y += some * n) {
         some = std::min(width, count);
+        ptrdiff_t next = some * n;
+        if (streams) fetch<false>(p + next, next), fetch<false>(v + next, next), fetch<true>(y + next, next);
         to_columns(p, p_j, width, n, some), to_columns(v, v_j, width, n, some);
         ColumnsOf<function, T> columns(p_j, v_j, n, width, some);
         if (columns.means()) {
@@ -67,8 +70,11 @@ bool contiguous_products(const Rows& r) {
         T* y = static_cast<T*>(r.y) + r.first * n;
         if (are_few<function, T>(n, r.count) && (r.count >= 4 || n == 2 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
             return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
-        if constexpr (sizeof(T) == 8 || function == LOG_SOFTMAX_VJP)
-            if (n > few && n <= most_narrow<function> && r.count >= 8) return narrow_products<function>(from(r.x), from(r.v), y, n, r.count), false;
+        if constexpr (sizeof(T) == 8 || function == LOG_SOFTMAX_VJP) {
+            bool are_narrow = n > few && n <= most_narrow<function> && r.count >= 8;
+            if (are_narrow && !(function == LOG_SOFTMAX_VJP && r.streams))
+                return narrow_products<function>(from(r.x), from(r.v), y, n, r.count, r.streams), false;
+        }
         if constexpr (function == LOG_SOFTMAX_VJP) {
             if (n > few && n <= short_row) return short_log_products(from(r.x), from(r.v), y, n, r.count), false;
         } else {
