@@ -13,19 +13,31 @@ template <class T>
 constexpr ptrdiff_t of_vector = vector_size / sizeof(T);
 
 #if __has_builtin(__builtin_shufflevector)
-// Some elements as a vector, wherever they begin.
 template <class T, ptrdiff_t size>
-using Elements [[gnu::vector_size(size * sizeof(T)), gnu::aligned(sizeof(T)), gnu::may_alias]] = T;
+using Elements [[gnu::vector_size(size * sizeof(T))]] = T;
 template <class T>
 using Vector = Elements<T, of_vector<T>>;
 template <class T>
 using Lane = Elements<T, of_lane<T>>;
 
+// As vectors, wherever they begin. (Clang does not heed an alignment of such types.)
+template <class V, class T>
+[[gnu::always_inline]] inline V loaded(const T* x) {
+    V v;
+    __builtin_memcpy(&v, x, sizeof v);
+    return v;
+}
+
+template <class V, class T>
+[[gnu::always_inline]] inline void store(V v, T* y) {
+    __builtin_memcpy(y, &v, sizeof v);
+}
+
 // Of lanes that lie `apart`, a vector of `size` elements.
 template <ptrdiff_t size, class T, size_t... i>
 [[gnu::always_inline]] inline Elements<T, size> lanes_at(const T* x, ptrdiff_t apart, std::index_sequence<i...>) {
     if constexpr (size == of_lane<T>) {
-        return *reinterpret_cast<const Lane<T>*>(x);
+        return loaded<Lane<T>>(x);
     } else {
         constexpr ptrdiff_t half = size / 2;
         constexpr std::make_index_sequence<half> of_half;
@@ -36,7 +48,8 @@ template <ptrdiff_t size, class T, size_t... i>
 
 template <ptrdiff_t lane, class V, class T, size_t... i>
 [[gnu::always_inline]] inline void put_lanes(V v, T* y, ptrdiff_t apart, std::index_sequence<i...> of) {
-    *reinterpret_cast<Lane<T>*>(y + lane * apart) = __builtin_shufflevector(v, v, lane * of_lane<T> + i...);
+    Lane<T> part = __builtin_shufflevector(v, v, lane * of_lane<T> + i...);
+    store(part, y + lane * apart);
     if constexpr (16 * (lane + 1) < vector_size) put_lanes<lane + 1>(v, y, apart, of);
 }
 
@@ -75,7 +88,7 @@ template <class T>
     for (ptrdiff_t i = 0; i < n; ++i) v[i] = lanes_at<of_vector<T>>(x + i * x_apart, n * x_apart, all);
     turn<T>(v);
 #pragma GCC unroll 8
-    for (ptrdiff_t i = 0; i < n; ++i) *reinterpret_cast<Vector<T>*>(y + i * y_apart) = v[i];
+    for (ptrdiff_t i = 0; i < n; ++i) store(v[i], y + i * y_apart);
 }
 
 // And back.
@@ -85,7 +98,7 @@ template <class T>
     constexpr std::make_index_sequence<n> all;
     Vector<T> v[n];
 #pragma GCC unroll 8
-    for (ptrdiff_t i = 0; i < n; ++i) v[i] = *reinterpret_cast<const Vector<T>*>(x + i * x_apart);
+    for (ptrdiff_t i = 0; i < n; ++i) v[i] = loaded<Vector<T>>(x + i * x_apart);
     turn<T>(v);
 #pragma GCC unroll 8
     for (ptrdiff_t i = 0; i < n; ++i) put_lanes<0>(v[i], y + i * y_apart, n * y_apart, all);
