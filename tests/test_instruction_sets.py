@@ -57,6 +57,14 @@ def inputs() -> Iterator[tuple[str, Array, dict[str, Any]]]:
         yield f"{dtype}, special", cast(special, dtype), {}
 
 
+def side_by_side() -> Iterator[tuple[str, Array]]:
+    """Rows of a few elements, whole vectors of them and more, and, along axis 0, few columns."""
+    rng = np.random.default_rng(12)
+    for dtype in FLOATS:
+        for n in range(2, 25):
+            yield f"{dtype}, 67 of {n}", cast(3 * rng.standard_normal((67, n)), dtype)
+
+
 def accepts(name: str, arguments: dict[str, Any]) -> bool:
     return name != "logsumexp" or "temperature" not in arguments
 
@@ -112,6 +120,16 @@ def write(path: str) -> None:
                 add(f"jacobian of the logarithm: {title}", fsm.log_softmax_jacobian(p))
                 add(f"eigenvalues: {title}", fsm.SoftmaxJacobian(p).eigvalsh())
                 add(f"diagonal: {title}", fsm.SoftmaxJacobian(p).diagonal())
+        for title, x in side_by_side():
+            for axis in (-1, 0):
+                p, v = fsm.softmax(x, axis), x[::-1].copy()
+                add(f"softmax: {title}, axis {axis}", p)
+                add(f"log_softmax: {title}, axis {axis}", fsm.log_softmax(x, axis))
+                add(f"product: {title}, axis {axis}", fsm.softmax_vjp(p, v, axis))
+                add(
+                    f"product of the logarithm: {title}, axis {axis}",
+                    fsm.log_softmax_vjp(p, v, axis),
+                )
     np.savez(path, **results)
 
 

@@ -56,7 +56,8 @@ def test_any_number_of_rows(
         function(x[some], v[some], among[1:-1])
         assert_same_bits(among[1:-1], alone[some])
         assert not among[[0, -1]].any(), "written beyond the result"
-        over = v[some].copy()
+        itself, over = x[some].copy(), v[some].copy()
+        assert_same_bits(function(itself, v[some], itself), alone[some])
         assert_same_bits(function(x[some], over, over), alone[some])
 
 
@@ -74,7 +75,8 @@ def test_any_number_of_columns(
         function(*columns, among[1:-1], axis=0)
         assert_same_bits(among[1:-1], alone[:count].T)
         assert not among[[0, -1]].any(), "written beyond the result"
-        over = columns[1].copy()
+        itself, over = (a.copy() for a in columns)
+        assert_same_bits(function(itself, columns[1], itself, axis=0), alone[:count].T)
         assert_same_bits(function(columns[0], over, over, axis=0), alone[:count].T)
         infinite = columns[0].copy()
         infinite[rng.integers(n)] = np.inf  # what goes by itself then

@@ -78,9 +78,9 @@ private:
 
     // In whole vectors, the last of which, where nothing is in rows of its own, goes over some again.
     bool whole_products(ptrdiff_t count) {
-        if (p == p_own || count < vector) return products(0, p == p_own ? padded(count) : count);
-        ptrdiff_t whole = count / vector * vector;
-        return products(0, whole) && (whole == count || products(count - vector, vector));
+        if (p == p_own) return products(0, padded(count));
+        ptrdiff_t rest = count < vector ? 0 : count % vector;
+        return products(0, count - rest) && (rest == 0 || products(count - vector, vector));
     }
 
     bool products(ptrdiff_t from, ptrdiff_t count) {

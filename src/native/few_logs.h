@@ -174,9 +174,15 @@ bool half_logs(const float* x, float* y, Number n, ptrdiff_t x_stride, ptrdiff_t
     return true;
 }
 
-// So many are known to the compiler.
+// visit(n), of a constant up to `known`, where that is faster.
 template <class T>
 constexpr ptrdiff_t most_known = sizeof(T) == 8 ? 15 : 10;
+template <ptrdiff_t known, class Visit>
+auto visit_few(ptrdiff_t n, Visit visit) {
+    if (n == known) return visit(std::integral_constant<ptrdiff_t, known>());
+    if constexpr (known > 2) return visit_few<known - 1>(n, visit);
+    else return visit(n);
+}
 
 // Of columns of n elements, from 2 to `longest`; T may be wider than the Result, and then they are whole vectors.
 template <Function function, class T, class Result = T, ptrdiff_t longest = most_few_logs<function, T, Result>>

@@ -32,23 +32,29 @@ void each_piece(ptrdiff_t n, ptrdiff_t columns, Visit visit) {
 // `columns` neighbours of x, of n elements that are `after` apart, to rows of y.
 template <class T, class To>
 void gather(const T* x, ptrdiff_t after, To* y, ptrdiff_t n, ptrdiff_t columns) {
-    if constexpr (std::is_same_v<T, To>) return transpose(as_number(x), after, as_number(y), n, n, columns);
-    each_piece(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, ptrdiff_t some) {
-        T part[side * side];
-        transpose(as_number(x + j * after + c), after, as_number(part), side, length, some);
-        for (ptrdiff_t k = 0; k < some; ++k) convert(part + k * side, y + (c + k) * n + j, length);
-    });
+    if constexpr (std::is_same_v<T, To>) {
+        transpose(as_number(x), after, as_number(y), n, n, columns);
+    } else {
+        each_piece(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, ptrdiff_t some) {
+            T part[side * side];
+            transpose(as_number(x + j * after + c), after, as_number(part), side, length, some);
+            for (ptrdiff_t k = 0; k < some; ++k) convert(part + k * side, y + (c + k) * n + j, length);
+        });
+    }
 }
 
 // And back.
 template <class T, class To>
 void scatter(const T* x, To* y, ptrdiff_t after, ptrdiff_t n, ptrdiff_t columns) {
-    if constexpr (std::is_same_v<T, To>) return transpose(as_number(x), n, as_number(y), after, columns, n);
-    each_piece(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, ptrdiff_t some) {
-        To part[side * side];
-        for (ptrdiff_t k = 0; k < some; ++k) convert(x + (c + k) * n + j, part + k * side, length);
-        transpose(as_number(part), side, as_number(y + j * after + c), after, some, length);
-    });
+    if constexpr (std::is_same_v<T, To>) {
+        transpose(as_number(x), n, as_number(y), after, columns, n);
+    } else {
+        each_piece(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, ptrdiff_t some) {
+            To part[side * side];
+            for (ptrdiff_t k = 0; k < some; ++k) convert(x + (c + k) * n + j, part + k * side, length);
+            transpose(as_number(part), side, as_number(y + j * after + c), after, some, length);
+        });
+    }
 }
 
 // n elements that are `stride` apart; those of 16 bits are converted when they lie together.

@@ -36,10 +36,14 @@ Strided<T> row_of(const Rows& r, int k, const void* a, ptrdiff_t row, ptrdiff_t 
 template <Function function, class T>
 using ColumnsOf = std::conditional_t<function == LOG_SOFTMAX_VJP, LogProductColumns<T>, ProductColumns<T>>;
 
-// Rows of up to so many elements are laid side by side, as columns. Those of logarithms soon are as fast as they lie, and so are those
-// that no cache holds.
-template <Function function>
-constexpr ptrdiff_t most_narrow = function == LOG_SOFTMAX_VJP ? 20 : narrow_row;
+// Rows of so many elements are laid side by side, as columns. Those of logarithms soon are as fast as they lie, and so are those that no
+// cache holds.
+template <Function function, class T>
+bool are_laid_aside(ptrdiff_t n, ptrdiff_t count, bool streams) {
+    if (n <= few || count < 8) return false;
+    if constexpr (function == LOG_SOFTMAX_VJP) return n <= 20 && !streams;
+    else return sizeof(T) == 8 && n <= narrow_row;
+}
 
 template <Function function, class T>
 void narrow_products(const T* p, const T* v, T* y, ptrdiff_t n, ptrdiff_t count, bool streams) {
@@ -70,11 +74,9 @@ bool contiguous_products(const Rows& r) {
         T* y = static_cast<T*>(r.y) + r.first * n;
         if (are_few<function, T>(n, r.count) && (r.count >= 4 || n == 2 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
             return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
-        if constexpr (sizeof(T) == 8 || function == LOG_SOFTMAX_VJP) {
-            bool are_narrow = n > few && n <= most_narrow<function> && r.count >= 8;
-            if (are_narrow && !(function == LOG_SOFTMAX_VJP && r.streams))
+        if constexpr (sizeof(T) == 8 || function == LOG_SOFTMAX_VJP)
+            if (are_laid_aside<function, T>(n, r.count, r.streams))
                 return narrow_products<function>(from(r.x), from(r.v), y, n, r.count, r.streams), false;
-        }
         if constexpr (function == LOG_SOFTMAX_VJP) {
             if (n > few && n <= short_row) return short_log_products(from(r.x), from(r.v), y, n, r.count), false;
         } else {

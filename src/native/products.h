@@ -303,7 +303,7 @@ void product_with_jacobian(const T* p, const T* v, T* y, ptrdiff_t n, int thread
 
 // Short rows, some at a time: what depends on their sums, and takes long, is computed for all of them at once.
 template <Function function>
-[[gnu::noinline, gnu::noclone]] void short_products(const float* p, const float* v, float* y, ptrdiff_t n, ptrdiff_t count) {
+void short_products(const float* p, const float* v, float* y, ptrdiff_t n, ptrdiff_t count) {
     constexpr ptrdiff_t at_a_time = 16;
     double v_r[at_a_time], mean[at_a_time];
     float c[at_a_time], rest[at_a_time];

@@ -135,37 +135,36 @@ void transpose(const T* x, ptrdiff_t x_apart, T* y, ptrdiff_t y_apart, ptrdiff_t
             for (ptrdiff_t r = 0; r < rows; ++r) y[c * y_apart + r] = x[r * x_apart + c];
 }
 
-// visit(n), of a constant up to `known`.
-template <ptrdiff_t known, class Visit>
-auto visit_few(ptrdiff_t n, Visit visit) {
-    if (n == known) return visit(std::integral_constant<ptrdiff_t, known>());
-    if constexpr (known > 2) return visit_few<known - 1>(n, visit);
-    else return visit(n);
+// visit(n), of a constant, for those n of which the compiler permutes rows that follow each other, faster; false of others.
+template <class Visit>
+bool visit_permuted(ptrdiff_t n, Visit visit) {
+    auto is = [=](auto known) { return n == known ? visit(known), true : false; };
+    bool visited = is(std::integral_constant<ptrdiff_t, 2>()) || is(std::integral_constant<ptrdiff_t, 3>());
+    if constexpr (vector_size == 64)
+        visited = visited || is(std::integral_constant<ptrdiff_t, 4>()) || is(std::integral_constant<ptrdiff_t, 8>());
+    return visited;
 }
-
-// Rows of so many elements, one row after the other, the compiler permutes faster.
-inline bool are_permuted(ptrdiff_t n) { return n == 2 || n == 3 || (vector_size == 64 && (n == 4 || n == 8)); }
 
 // The j-th elements of rows go to columns + j * width.
 template <class T>
 void to_columns(const T* x, T* columns, ptrdiff_t width, ptrdiff_t n, ptrdiff_t count) {
-    if (!are_permuted(n)) return transpose(x, n, columns, width, count, n);
-    visit_few<8>(n, [=](auto n) {
+    bool done = visit_permuted(n, [=](auto n) {
 #pragma omp simd
         for (ptrdiff_t r = 0; r < count; ++r)
             for (ptrdiff_t j = 0; j < n; ++j) columns[j * width + r] = x[r * n + j];
     });
+    if (!done) transpose(x, n, columns, width, count, n);
 }
 
 // And back.
 template <class T>
 void to_rows(const T* columns, ptrdiff_t width, T* y, ptrdiff_t n, ptrdiff_t count) {
-    if (!are_permuted(n)) return transpose(columns, width, y, n, n, count);
-    visit_few<8>(n, [=](auto n) {
+    bool done = visit_permuted(n, [=](auto n) {
 #pragma omp simd
         for (ptrdiff_t r = 0; r < count; ++r)
             for (ptrdiff_t j = 0; j < n; ++j) y[r * n + j] = columns[j * width + r];
     });
+    if (!done) transpose(columns, width, y, n, n, count);
 }
 
 }  // namespace
