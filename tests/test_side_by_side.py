@@ -84,3 +84,20 @@ def test_any_number_of_columns(
             expected = function(infinite.T.copy(), v[:count], np.empty_like(v[:count]))
             got = function(infinite, columns[1], np.empty_like(infinite), axis=0)
         assert_same_bits(got, expected.T)
+
+
+@every_float
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 12])
+@every_result
+def test_few_long_columns(
+    function: Function, count: int, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    """Those that no cache holds go by chunks of 16384 elements."""
+    for n in (33_333, 133_331):
+        x, v = rows(count, n, dtype, rng), rows(count, n, dtype, rng)
+        expected = function(x, v, np.empty_like(x)).T
+        columns = [np.ascontiguousarray(a.T) for a in (x, v)]
+        assert_same_bits(function(*columns, np.empty_like(columns[0]), axis=0), expected)
+        for over in (0, 1):
+            inputs = [a.copy() for a in columns]
+            assert_same_bits(function(*inputs, inputs[over], axis=0), expected)

@@ -39,17 +39,20 @@ struct FarRows {
             });
     }
 
-    // Writes what product(c, from, p, v, y, length) puts in y for a block of a column.
+    // Writes what product(c, from, p, v, y, length) puts in y for a part of a column.
     template <class Product>
     void put_products(T* y, ptrdiff_t y_stride, Product product) const {
         each_chunk(n, threads, [=, *this](ptrdiff_t first, ptrdiff_t length) {
-            Work p_part[block], v_part[block], y_part[block];
-            each_block(first, length, count, [&](ptrdiff_t c, ptrdiff_t from, ptrdiff_t some) {
-                p.gather(c, from, p_part, some);
-                v.gather(c, from, v_part, some);
-                product(c, from, p_part, v_part, y_part, some);
-                scatter_strided(y_part, y + from * y_stride + c, y_stride, some);
-            });
+            constexpr ptrdiff_t size = few_columns * block / 4;  // all of them stay in the first-level cache
+            Work p_part[size], v_part[size], y_part[size];
+            for (ptrdiff_t from = first, some; from < first + length; from += some) {
+                some = std::min(size / count, first + length - from);
+                p.gather_all(from, p_part, some, count);
+                v.gather_all(from, v_part, some, count);
+                for (ptrdiff_t c = 0, at = 0; c < count; ++c, at += some) product(c, from, p_part + at, v_part + at, y_part + at, some);
+                if (count == 1) scatter_strided(y_part, y + from * y_stride, y_stride, some);
+                else scatter(y_part, y + from * y_stride, y_stride, some, count);
+            }
         });
     }
 };
@@ -131,8 +134,13 @@ struct LogFarProducts : FarRows<T> {
 
     // False where one has more than one peak.
     bool means() {
-        this->template add_up<Others>([](ptrdiff_t, const Work* p, const Work* v, ptrdiff_t length) { return others(p, v, length); },
-                                      [this](ptrdiff_t c, const Others& part, ptrdiff_t from) { all[c].add(part, from); });
+        auto have_peaks = [this] { return std::any_of(all, all + this->count, [](const Others& o) { return o.peaks > 0; }); };
+        for (bool has_peak : {false, true}) {
+            this->template add_up<Others>(
+                [=](ptrdiff_t, const Work* p, const Work* v, ptrdiff_t length) { return others(p, v, length, has_peak); },
+                [this](ptrdiff_t c, const Others& part, ptrdiff_t from) { all[c].add(part, from); });
+            if (this->n <= chunk || !have_peaks()) break;
+        }
         for (ptrdiff_t c = 0; c < this->count; ++c) {
             ptrdiff_t k = all[c].k;
             if (all[c].peaks > 1) return false;

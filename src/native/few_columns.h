@@ -8,17 +8,12 @@ namespace {
 // By chunks go as many where no cache holds them, and at most as many where they are less than a vector.
 constexpr ptrdiff_t few_columns = 7, most_columns = 15;
 
-// Whether fewer columns than `width` are better laid out as rows: if these stay near, and at least a lane of each row is read.
-template <class T>
-bool are_better_rows(ptrdiff_t n, ptrdiff_t count, ptrdiff_t width) {
-    return count >= of_lane<T> && count < width && n * count * static_cast<ptrdiff_t>(sizeof(T)) <= 1 << 20;
-}
-
-// visit(c, from, length) for some elements of each of `count` columns, few enough for all to stay in the first-level cache.
-template <class Visit>
-void each_block(ptrdiff_t first, ptrdiff_t n, ptrdiff_t count, Visit visit) {
-    for (ptrdiff_t from = first; from < first + n; from += block)
-        for (ptrdiff_t c = 0; c < count; ++c) visit(c, from, std::min(block, first + n - from));
+// Whether `count` of `after` columns are better laid out as rows: fewer than `width`, if they stay near; of two or three only all, and not
+// for their sums alone.
+template <Function function, class T>
+bool are_better_rows(ptrdiff_t n, ptrdiff_t count, ptrdiff_t after, ptrdiff_t width) {
+    bool are_lanes = count >= of_lane<T>, are_all = count == after && function != LOGSUMEXP;
+    return (are_lanes || are_all) && count < width && n * count * static_cast<ptrdiff_t>(sizeof(T)) <= (are_lanes ? 1 << 20 : 1 << 18);
 }
 
 inline void tame_chunk(const float* x, float* y, ptrdiff_t n, Rate<float> rate, Scale<float> scale) {
@@ -80,12 +75,13 @@ struct FewColumns {
     template <class InPlace>
     void put(T* y, InPlace in_place) const {
         each_chunk(n, threads, [=, *this](ptrdiff_t from, ptrdiff_t length) {
-            T part[block];
-            each_block(from, length, count, [&](ptrdiff_t c, ptrdiff_t at, ptrdiff_t some) {
-                x.gather(c, at, part, some);
-                in_place(part, some, c);
-                scatter_strided(part, y + at * x.stride + c, x.stride, some);
-            });
+            T part[most_columns * block];
+            for (ptrdiff_t at = from, some; at < from + length; at += some) {
+                some = std::min(block, from + length - at);
+                x.gather_all(at, part, some, count);
+                for (ptrdiff_t c = 0; c < count; ++c) in_place(part + c * some, some, c);
+                scatter(part, y + at * x.stride, x.stride, some, count);
+            }
         });
     }
 };

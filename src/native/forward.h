@@ -361,7 +361,7 @@ bool columns(const Rows& r) {
     if (function == SOFTMAX && are_few) at_a_time = few_columns_width;
     return columns<function, T, contiguous_rows<function, T>>(
         r, at_a_time, vector, [&](const T* x, T* y, ptrdiff_t count, double temperature) {
-            if (!is_short && are_better_rows<T>(r.n, count, 2 * of_vector<T>)) return false;
+            if (!is_short && are_better_rows<function, T>(r.n, count, r.after, 2 * of_vector<T>)) return false;
             bool is_rest = count < vector && (vector_size == 64 || r.after > vector);  // with AVX2, a few alone are faster as they lie
             if constexpr (!is_short)
                 if ((is_rest && go_by_chunks) || (count <= few_columns && r.streams))

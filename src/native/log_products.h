@@ -74,10 +74,10 @@ template <bool with_peaks, class T>
     return {total<T>(v_high, v_low), total<T>(p_high, p_low), count, count == 1 ? peaks[0] & (one_peak - 1) : 0};
 }
 
-// Of up to a chunk.
+// Of up to a chunk; the p without peaks are added up only if asked for, because another chunk has one.
 template <class T>
-Others others(const T* p, const T* v, ptrdiff_t n) {
-    if (n >= lanes) return maximum(p, n) > peak<T> ? sums_of_others<true>(p, v, n) : sums_of_others<false>(p, v, n);
+Others others(const T* p, const T* v, ptrdiff_t n, bool has_peak = false) {
+    if (n >= lanes) return has_peak || maximum(p, n) > peak<T> ? sums_of_others<true>(p, v, n) : sums_of_others<false>(p, v, n);
     T last_p[lanes] = {}, last_v[lanes] = {};
     std::copy_n(p, n, last_p + lanes - n), std::copy_n(v, n, last_v + lanes - n);
     Others all = sums_of_others<true>(last_p, last_v, lanes);
@@ -89,9 +89,12 @@ template <class T>
 Others others(const T* p, const T* v, ptrdiff_t n, int threads) {
     if (n <= chunk) return others(p, v, n);
     Others all;
-    ptrdiff_t at = 0;
-    add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return others(p + from, v + from, length); },
-               [&](const Others& part) { all.add(part, at), at += chunk; });
+    for (bool has_peak : {false, true}) {
+        ptrdiff_t at = 0;
+        add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return others(p + from, v + from, length, has_peak); },
+                   [&](const Others& part) { all.add(part, at), at += chunk; });
+        if (!all.peaks) break;
+    }
     return all;
 }
 

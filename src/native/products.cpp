@@ -232,7 +232,7 @@ bool products(const Rows& r) {
     if constexpr (is_product<function>) {
         if (go_few) return columns_of_few<function, T>(r);
         bool are_columns = !in_place && !r.layouts && r.n > narrow_row;
-        if (are_columns && are_better_rows<T>(r.n, r.after, sizeof(T) == 8 ? 8 : 16)) return gathered_products<function, T>(r);
+        if (are_columns && are_better_rows<function, T>(r.n, r.after, r.after, sizeof(T) == 8 ? 8 : 16)) return gathered_products<function, T>(r);
         if (!in_place && are_far<T>(r)) return far_products<function, T>(r);
         if constexpr (sizeof(T) == 2)
             if (in_place) {

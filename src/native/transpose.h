@@ -113,6 +113,17 @@ template <ptrdiff_t some_rows, ptrdiff_t some_columns, class Visit>
 }
 #endif
 
+// Of less than a vector, element by element. (Inlined, the loops of GCC are slower.)
+template <class T>
+[[gnu::noinline]] void transpose_few(const T* x, ptrdiff_t x_apart, T* y, ptrdiff_t y_apart, ptrdiff_t rows, ptrdiff_t columns) {
+    if (rows < columns)
+        for (ptrdiff_t r = 0; r < rows; ++r)
+            for (ptrdiff_t c = 0; c < columns; ++c) y[c * y_apart + r] = x[r * x_apart + c];
+    else
+        for (ptrdiff_t c = 0; c < columns; ++c)
+            for (ptrdiff_t r = 0; r < rows; ++r) y[c * y_apart + r] = x[r * x_apart + c];
+}
+
 // y[c * y_apart + r] = x[r * x_apart + c].
 template <class T>
 void transpose(const T* x, ptrdiff_t x_apart, T* y, ptrdiff_t y_apart, ptrdiff_t rows, ptrdiff_t columns) {
@@ -127,12 +138,7 @@ void transpose(const T* x, ptrdiff_t x_apart, T* y, ptrdiff_t y_apart, ptrdiff_t
             vectors_to_lanes(x + r * x_apart + c, x_apart, y + c * y_apart + r, y_apart);
         });
 #endif
-    if (rows < columns)
-        for (ptrdiff_t r = 0; r < rows; ++r)
-            for (ptrdiff_t c = 0; c < columns; ++c) y[c * y_apart + r] = x[r * x_apart + c];
-    else
-        for (ptrdiff_t c = 0; c < columns; ++c)
-            for (ptrdiff_t r = 0; r < rows; ++r) y[c * y_apart + r] = x[r * x_apart + c];
+    transpose_few(x, x_apart, y, y_apart, rows, columns);
 }
 
 // visit(n), of a constant, for those n of which the compiler permutes rows that follow each other, faster; false of others.
