@@ -134,12 +134,13 @@ struct LogFarProducts : FarRows<T> {
 
     // False where one has more than one peak.
     bool means() {
-        auto have_peaks = [this] { return std::any_of(all, all + this->count, [](const Others& o) { return o.peaks > 0; }); };
-        for (bool has_peak : {false, true}) {
-            this->template add_up<Others>(
-                [=](ptrdiff_t, const Work* p, const Work* v, ptrdiff_t length) { return others(p, v, length, has_peak); },
-                [this](ptrdiff_t c, const Others& part, ptrdiff_t from) { all[c].add(part, from); });
-            if (this->n <= chunk || !have_peaks()) break;
+        this->template add_up<Others>([](ptrdiff_t, const Work* p, const Work* v, ptrdiff_t length) { return others(p, v, length); },
+                                      [this](ptrdiff_t c, const Others& part, ptrdiff_t from) { all[c].add(part, from); });
+        if (this->n > chunk && std::any_of(all, all + this->count, [](const Others& o) { return o.peaks > 0; })) {
+            for (Others& o : all) o.p = {0, 0};
+            this->template add_up<Pair>(
+                [](ptrdiff_t, const Work* p, const Work*, ptrdiff_t length) { return others<true>(p, p, length).p; },
+                [this](ptrdiff_t c, const Pair& part, ptrdiff_t) { accumulate(all[c].p.high, all[c].p.low, part.high, part.low); });
         }
         for (ptrdiff_t c = 0; c < this->count; ++c) {
             ptrdiff_t k = all[c].k;

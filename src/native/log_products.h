@@ -43,14 +43,17 @@ template <class T>
     peaks += (p > peak<T> ? -1 : 0) & (one_peak + i);
 }
 
-// In lanes of a vector or more, what is left over in the last of them. Without peaks the sum of the p is not asked for.
-template <bool with_peaks, class T>
+enum Summed { ONLY_V, ONLY_P, BOTH };
+
+// In lanes of a vector or more, what is left over in the last of them. Of only the v there must be no peaks.
+template <Summed what, class T>
 [[gnu::always_inline]] inline Others sums_of_others(const T* p, const T* v, ptrdiff_t n) {
     double v_high[lanes], v_low[lanes], p_high[lanes], p_low[lanes];
     Peaks<T> peaks[lanes], i = lanes, end = static_cast<Peaks<T>>(n);
     auto add = [&](Peaks<T> l, T p, T v, Peaks<T> i) __attribute__((always_inline)) {
-        if constexpr (with_peaks) add_other(v_high[l], v_low[l], p_high[l], p_low[l], peaks[l], p, v, i);
-        else add_term<T>(v_high[l], v_low[l], static_cast<double>(counted(p, v)), 0.0);
+        if constexpr (what == BOTH) add_other(v_high[l], v_low[l], p_high[l], p_low[l], peaks[l], p, v, i);
+        else if constexpr (what == ONLY_V) add_term<T>(v_high[l], v_low[l], static_cast<double>(counted(p, v)), 0.0);
+        else add_term<T>(p_high[l], p_low[l], static_cast<double>(zero_or(p > peak<T>, p)), 0.0);
     };
 #pragma omp simd
     for (Peaks<T> l = 0; l < lanes; ++l) {
@@ -68,19 +71,21 @@ template <bool with_peaks, class T>
 #pragma omp simd
         for (Peaks<T> l = 0; l < lanes; ++l) add(l, l < again ? T(0) : p[last + l], v[last + l], last + l);
     }
-    if (!with_peaks) return {total<T>(v_high, v_low)};
+    if (what == ONLY_V) return {total<T>(v_high, v_low)};
+    if (what == ONLY_P) return {{0, 0}, total<T>(p_high, p_low)};
     fold_sum<lanes / 2>(peaks);
     ptrdiff_t count = peaks[0] >> index_bits;
     return {total<T>(v_high, v_low), total<T>(p_high, p_low), count, count == 1 ? peaks[0] & (one_peak - 1) : 0};
 }
 
-// Of up to a chunk; the p without peaks are added up only if asked for, because another chunk has one.
-template <class T>
-Others others(const T* p, const T* v, ptrdiff_t n, bool has_peak = false) {
-    if (n >= lanes) return has_peak || maximum(p, n) > peak<T> ? sums_of_others<true>(p, v, n) : sums_of_others<false>(p, v, n);
+// Of up to a chunk. Without peaks the p are not asked for; where another chunk has one, they alone are.
+template <bool only_p = false, class T>
+Others others(const T* p, const T* v, ptrdiff_t n) {
+    constexpr Summed what = only_p ? ONLY_P : BOTH;
+    if (n >= lanes) return only_p || maximum(p, n) > peak<T> ? sums_of_others<what>(p, v, n) : sums_of_others<ONLY_V>(p, v, n);
     T last_p[lanes] = {}, last_v[lanes] = {};
     std::copy_n(p, n, last_p + lanes - n), std::copy_n(v, n, last_v + lanes - n);
-    Others all = sums_of_others<true>(last_p, last_v, lanes);
+    Others all = sums_of_others<what>(last_p, last_v, lanes);
     if (all.peaks == 1) all.k -= lanes - n;
     return all;
 }
@@ -89,12 +94,10 @@ template <class T>
 Others others(const T* p, const T* v, ptrdiff_t n, int threads) {
     if (n <= chunk) return others(p, v, n);
     Others all;
-    for (bool has_peak : {false, true}) {
-        ptrdiff_t at = 0;
-        add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return others(p + from, v + from, length, has_peak); },
-                   [&](const Others& part) { all.add(part, at), at += chunk; });
-        if (!all.peaks) break;
-    }
+    ptrdiff_t at = 0;
+    add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return others(p + from, v + from, length); },
+               [&](const Others& part) { all.add(part, at), at += chunk; });
+    if (all.peaks) all.p = sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return others<true>(p + from, p, length).p; });
     return all;
 }
 
@@ -152,7 +155,7 @@ void log_softmax_vjp(const T* p, const T* v, T* y, ptrdiff_t n, int threads, boo
 template <class T>
 void short_log_products(const T* p, const T* v, T* y, ptrdiff_t n, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; ++i, p += n, v += n, y += n) {
-        Others all = sums_of_others<true>(p, v, n);
+        Others all = sums_of_others<BOTH>(p, v, n);
         Shares<T> shares(all, p[all.k], v[all.k]);
         if (all.peaks > 1) shares.sum = sum_of_counted(p, v, n, 1);
         less_share_chunk(p, v, y, n, static_cast<T>(shares.sum.high), static_cast<T>(shares.sum.low));
