@@ -42,7 +42,8 @@ def perplexity(
 
     Notes
     -----
-    The mean is not rounded to the dtype of the result before the exponential is taken.
+    The mean is not rounded to the dtype of the result before the exponential is taken, but to
+    float64 if that is the dtype: half a unit of a mean of m is up to m units of the result.
 
     Examples
     --------
