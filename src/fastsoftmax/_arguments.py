@@ -115,7 +115,12 @@ class Axes:
         if axis is None or (not shape and axis in (0, -1)):
             self.reduced = tuple(range(ndim))
         else:
-            self.reduced = tuple(sorted(normalize_axis_tuple(axis, ndim, "axis")))
+            try:
+                self.reduced = tuple(sorted(normalize_axis_tuple(axis, ndim, "axis")))
+            except TypeError:
+                raise TypeError(
+                    f"axis is {axis!r}; an int, some of them or None is expected"
+                ) from None
         rest = tuple(i for i in range(ndim) if i not in self.reduced)
         self.batch = tuple(shape[i] for i in rest)
         self.kept = tuple(1 if i in self.reduced else n for i, n in enumerate(shape))
