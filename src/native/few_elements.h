@@ -249,8 +249,12 @@ private:
 // Rows, `after` side by side or one after the other, of n elements, from 2 to a few.
 template <Function function, class T, ptrdiff_t n = few>
 void few_element_products(const T* p, const T* v, T* y, ptrdiff_t of, ptrdiff_t after, ptrdiff_t count) {
-    if (of == n) return FewElements<function, T, n>()(p, v, y, after, count);
-    if constexpr (n > 2) few_element_products<function, T, n - 1>(p, v, y, of, after, count);
+    if (of == n) {
+        FewElements<function, T, n> rows;  // a temporary one would be filled with zeros
+        rows(p, v, y, after, count);
+    } else if constexpr (n > 2) {
+        few_element_products<function, T, n - 1>(p, v, y, of, after, count);
+    }
 }
 
 }  // namespace

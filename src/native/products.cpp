@@ -104,7 +104,8 @@ bool converted_pairs(const Rows& r) {
     if constexpr (is_product<function> && sizeof(T) == 2)
         if (r.n == 2) {
             auto of = [](const void* a) { return static_cast<const float*>(a); };
-            FewElements<function, float, 2, T>()(of(r.x), of(r.v), static_cast<float*>(r.y), 1, r.count);
+            FewElements<function, float, 2, T> rows;
+            rows(of(r.x), of(r.v), static_cast<float*>(r.y), 1, r.count);
             return true;
         }
     return false;
