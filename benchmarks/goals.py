@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import subprocess
 import sys
 import time
@@ -31,8 +32,8 @@ LONGER = 4194304
 PAUSE = 0.02  # before a call on two threads, those of the last one go to sleep
 
 
-def shape(n: int, size: int = 2**24) -> str:
-    return f"{size // n}x{n}"
+def shape(n: int) -> str:
+    return f"{2**24 // n}x{n}"
 
 
 def case_of(what: str, function: str = "softmax", axis: int = -1) -> _bench.Case:
@@ -47,9 +48,9 @@ def over_limit(lengths: list[int], function: str, rounds: int) -> Measured:
         yield what, seconds["fastsoftmax"] / seconds["copy"]
 
 
-def over_peers(shapes: list[str], function: str, rounds: int) -> Measured:
+def over_peers(shapes: list[str], rounds: int) -> Measured:
     for what in shapes:
-        seconds = _bench.medians(_bench.calls(case_of(what, function)), rounds)
+        seconds = _bench.medians(_bench.calls(case_of(what)), rounds)
         ours = seconds.pop("fastsoftmax")
         del seconds["copy"]
         yield what, ours / min(seconds.values(), default=np.nan)
@@ -91,11 +92,10 @@ def small_over_scipy(rounds: int) -> Measured:
     from scipy import special
 
     x = np.random.default_rng(0).standard_normal((4, 5, 6)).astype(np.float32)
-    where = x > -1
-    for name, options in (("axis=0", {"axis": 0}), ("axis=1", {"axis": 1}), ("where=", {})):
-        mask = {"where": where} if name == "where=" else {}
-        ours = lambda o=options, m=mask: fastsoftmax.softmax(x, **o, **m)  # noqa: E731
-        scipy = lambda o=options: special.softmax(x, **(o or {"axis": -1}))  # noqa: E731
+    kinds = {"axis=0": {"axis": 0}, "axis=1": {"axis": 1}, "where=": {"where": x > -1}}
+    for name, options in kinds.items():
+        ours = functools.partial(fastsoftmax.softmax, x, **options)
+        scipy = functools.partial(special.softmax, x, axis=options.get("axis", -1))
         seconds = _bench.medians({"ours": ours, "scipy": scipy}, 5 * rounds)
         yield name, seconds["ours"] / seconds["scipy"]
 
@@ -115,15 +115,12 @@ def import_in_ms(rounds: int) -> Measured:
 
 def gained_by_two_threads(rounds: int) -> Measured:
     for n in [10, 100, *OUT_OF_CACHE, LONGER]:
-        case = case_of(shape(n))
+        ours = _bench.ours(case_of(shape(n)))
 
-        def limited(threads: int, case: _bench.Case = case) -> _bench.Call:
-            both = dataclasses.replace(case, threads=threads)
-            calls = {"copy": _bench.limit(both), "ours": _bench.ours(both)}
-
+        def limited(threads: int, ours: _bench.Call = ours) -> _bench.Call:
             def call() -> None:
                 with threadpoolctl.threadpool_limits(threads, "openmp"):
-                    calls["ours"]()
+                    ours()
 
             return call
 
@@ -157,7 +154,7 @@ ONE_THREAD = [
     Goal(
         "softmax in the cache, over the fastest peer",
         0.7,
-        lambda r: over_peers([f"1000x{n}" for n in IN_CACHE], "softmax", r),
+        lambda r: over_peers([f"1000x{n}" for n in IN_CACHE], r),
     ),
     Goal("softmax, the first axis over the last", 1.25, first_over_last),
     Goal("softmax, a new result over `out=`", 1.6, allocated_over_out),
