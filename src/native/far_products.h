@@ -16,7 +16,7 @@ struct FarRows {
     int threads;
 
     // add(c, of(c, p, v, length), from) for the chunks of each column, in order.
-    template <class Part, class Of, class Add>
+    template <class Part, bool with_v = true, class Of, class Add>
     void add_up(Of of, Add add) const {
         struct Parts {
             Part of_column[few_columns];
@@ -28,7 +28,7 @@ struct FarRows {
                 Work p_part[chunk], v_part[chunk];
                 for (ptrdiff_t c = 0; c < count; ++c) {
                     p.gather(c, from, p_part, length);
-                    v.gather(c, from, v_part, length);
+                    if constexpr (with_v) v.gather(c, from, v_part, length);
                     parts.of_column[c] = of(c, p_part, v_part, length);
                 }
                 return parts;
@@ -47,11 +47,10 @@ struct FarRows {
             Work p_part[size], v_part[size], y_part[size];
             for (ptrdiff_t from = first, some; from < first + length; from += some) {
                 some = std::min(size / count, first + length - from);
-                p.gather_all(from, p_part, some, count);
-                v.gather_all(from, v_part, some, count);
+                gather(p.at(from), p.stride, p_part, some, count);
+                gather(v.at(from), v.stride, v_part, some, count);
                 for (ptrdiff_t c = 0, at = 0; c < count; ++c, at += some) product(c, from, p_part + at, v_part + at, y_part + at, some);
-                if (count == 1) scatter_strided(y_part, y + from * y_stride, y_stride, some);
-                else scatter(y_part, y + from * y_stride, y_stride, some, count);
+                scatter(y_part, y + from * y_stride, y_stride, some, count);
             }
         });
     }
@@ -138,8 +137,8 @@ struct LogFarProducts : FarRows<T> {
                                       [this](ptrdiff_t c, const Others& part, ptrdiff_t from) { all[c].add(part, from); });
         if (this->n > chunk && std::any_of(all, all + this->count, [](const Others& o) { return o.peaks > 0; })) {
             for (Others& o : all) o.p = {0, 0};
-            this->template add_up<Pair>(
-                [](ptrdiff_t, const Work* p, const Work*, ptrdiff_t length) { return others<true>(p, p, length).p; },
+            this->template add_up<Pair, false>(
+                [](ptrdiff_t, const Work* p, const Work*, ptrdiff_t length) { return sum_of_other_p(p, length); },
                 [this](ptrdiff_t c, const Pair& part, ptrdiff_t) { accumulate(all[c].p.high, all[c].p.low, part.high, part.low); });
         }
         for (ptrdiff_t c = 0; c < this->count; ++c) {

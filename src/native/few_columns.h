@@ -78,7 +78,7 @@ struct FewColumns {
             T part[most_columns * block];
             for (ptrdiff_t at = from, some; at < from + length; at += some) {
                 some = std::min(block, from + length - at);
-                x.gather_all(at, part, some, count);
+                gather(x.at(at), x.stride, part, some, count);
                 for (ptrdiff_t c = 0; c < count; ++c) in_place(part + c * some, some, c);
                 scatter(part, y + at * x.stride, x.stride, some, count);
             }

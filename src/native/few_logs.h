@@ -174,9 +174,11 @@ bool half_logs(const float* x, float* y, Number n, ptrdiff_t x_stride, ptrdiff_t
     return true;
 }
 
-// visit(n), of a constant up to `known`, where that is faster.
+// So many are known to the compiler.
 template <class T>
 constexpr ptrdiff_t most_known = sizeof(T) == 8 ? 15 : 10;
+
+// visit(n), of a constant up to `known`.
 template <ptrdiff_t known, class Visit>
 auto visit_few(ptrdiff_t n, Visit visit) {
     if (n == known) return visit(std::integral_constant<ptrdiff_t, known>());

@@ -21,56 +21,7 @@ template <class T>
     else return x;
 }
 
-// Elements of 16 bits are converted when they lie together, a square or, of a few columns, as many at a time.
-constexpr ptrdiff_t side = 32;
-template <class Visit>
-void each_piece(ptrdiff_t n, ptrdiff_t columns, Visit visit) {
-    ptrdiff_t some = std::min(side, columns), length = side * side / some;
-    for (ptrdiff_t j = 0; j < n; j += length)
-        for (ptrdiff_t c = 0; c < columns; c += some) visit(j, c, std::min(length, n - j), std::min(some, columns - c));
-}
-
-// `columns` neighbours of x, of n elements that are `after` apart, to rows of y that are `apart`. All that there are, are rows themselves.
-template <class T>
-void gather(const T* x, ptrdiff_t after, T* y, ptrdiff_t apart, ptrdiff_t n, ptrdiff_t columns) {
-    if (after == columns) to_columns(x, y, apart, columns, n);
-    else transpose(x, after, y, apart, n, columns);
-}
-
-// And back.
-template <class T>
-void scatter(const T* x, ptrdiff_t apart, T* y, ptrdiff_t after, ptrdiff_t n, ptrdiff_t columns) {
-    if (after == columns) to_rows(x, apart, y, columns, n);
-    else transpose(x, apart, y, after, columns, n);
-}
-
-// The same, to rows that follow each other, of another type too.
-template <class T, class To>
-void gather(const T* x, ptrdiff_t after, To* y, ptrdiff_t n, ptrdiff_t columns) {
-    if constexpr (std::is_same_v<T, To>) {
-        gather(as_number(x), after, as_number(y), n, n, columns);
-    } else {
-        each_piece(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, ptrdiff_t some) {
-            T part[side * side];
-            gather(as_number(x + j * after + c), after, as_number(part), length, length, some);
-            for (ptrdiff_t k = 0; k < some; ++k) convert(part + k * length, y + (c + k) * n + j, length);
-        });
-    }
-}
-
-// And back.
-template <class T, class To>
-void scatter(const T* x, To* y, ptrdiff_t after, ptrdiff_t n, ptrdiff_t columns) {
-    if constexpr (std::is_same_v<T, To>) {
-        scatter(as_number(x), n, as_number(y), after, n, columns);
-    } else {
-        each_piece(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, ptrdiff_t some) {
-            To part[side * side];
-            for (ptrdiff_t k = 0; k < some; ++k) convert(x + (c + k) * n + j, part + k * length, length);
-            scatter(as_number(part), length, as_number(y + j * after + c), after, length, some);
-        });
-    }
-}
+constexpr ptrdiff_t side = 32;  // of squares that are converted together
 
 // n elements that are `stride` apart; those of 16 bits are converted when they lie together.
 template <class T, class To>
@@ -117,6 +68,58 @@ void scatter_strided(const T* x, To* y, ptrdiff_t stride, ptrdiff_t n) {
     }
 }
 
+// Elements of 16 bits are converted when they lie together, a square or, of a few columns, as many at a time.
+template <class Visit>
+void each_piece(ptrdiff_t n, ptrdiff_t columns, Visit visit) {
+    ptrdiff_t some = std::min(side, columns), length = side * side / some;
+    for (ptrdiff_t j = 0; j < n; j += length)
+        for (ptrdiff_t c = 0; c < columns; c += some) visit(j, c, std::min(length, n - j), std::min(some, columns - c));
+}
+
+// `columns` neighbours of x, of n elements that are `after` apart, to rows of y that are `apart`. All that there are, are rows themselves.
+template <class T>
+void gather(const T* x, ptrdiff_t after, T* y, ptrdiff_t apart, ptrdiff_t n, ptrdiff_t columns) {
+    if (after == columns) to_columns(x, y, apart, columns, n);
+    else transpose(x, after, y, apart, n, columns);
+}
+
+// And back.
+template <class T>
+void scatter(const T* x, ptrdiff_t apart, T* y, ptrdiff_t after, ptrdiff_t n, ptrdiff_t columns) {
+    if (after == columns) to_rows(x, apart, y, columns, n);
+    else transpose(x, apart, y, after, columns, n);
+}
+
+// The same, to rows that follow each other, of another type too.
+template <class T, class To>
+void gather(const T* x, ptrdiff_t after, To* y, ptrdiff_t n, ptrdiff_t columns) {
+    if (columns == 1) return gather_strided(x, after, y, n);
+    if constexpr (std::is_same_v<T, To>) {
+        gather(as_number(x), after, as_number(y), n, n, columns);
+    } else {
+        each_piece(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, ptrdiff_t some) {
+            T part[side * side];
+            gather(as_number(x + j * after + c), after, as_number(part), length, length, some);
+            for (ptrdiff_t k = 0; k < some; ++k) convert(part + k * length, y + (c + k) * n + j, length);
+        });
+    }
+}
+
+// And back.
+template <class T, class To>
+void scatter(const T* x, To* y, ptrdiff_t after, ptrdiff_t n, ptrdiff_t columns) {
+    if (columns == 1) return scatter_strided(x, y, after, n);
+    if constexpr (std::is_same_v<T, To>) {
+        scatter(as_number(x), n, as_number(y), after, n, columns);
+    } else {
+        each_piece(n, columns, [=](ptrdiff_t j, ptrdiff_t c, ptrdiff_t length, ptrdiff_t some) {
+            To part[side * side];
+            for (ptrdiff_t k = 0; k < some; ++k) convert(x + (c + k) * n + j, part + k * length, length);
+            scatter(as_number(part), length, as_number(y + j * after + c), after, length, some);
+        });
+    }
+}
+
 // A row whose elements are `stride` apart, and, side by side with it, some others.
 template <class T>
 struct Strided {
@@ -128,12 +131,6 @@ struct Strided {
     template <class To>
     void gather(ptrdiff_t c, ptrdiff_t from, To* y, ptrdiff_t n) const {
         gather_strided(at(from) + c, stride, y, n);
-    }
-    // Of each of the first `count`, one after the other.
-    template <class To>
-    void gather_all(ptrdiff_t from, To* y, ptrdiff_t n, ptrdiff_t count) const {
-        if (count == 1) gather(0, from, y, n);
-        else ::gather(at(from), stride, y, n, count);
     }
 };
 
@@ -150,8 +147,7 @@ void gather_rows(const void* x, const Layout& layout, ptrdiff_t first, To* y, pt
     for (ptrdiff_t i = 0, some; i < count; i += some) {
         some = neighbours == 1 ? 1 : std::min(neighbours - (first + i) % neighbours, count - i);
         Strided<T> row = strided_row<T>(x, layout, first + i);
-        if (some > 1) gather(row.x, row.stride, y + i * n, n, some);
-        else row.gather(0, 0, y + i * n, n);
+        gather(row.x, row.stride, y + i * n, n, some);
     }
 }
 

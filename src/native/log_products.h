@@ -78,16 +78,21 @@ template <Summed what, class T>
     return {total<T>(v_high, v_low), total<T>(p_high, p_low), count, count == 1 ? peaks[0] & (one_peak - 1) : 0};
 }
 
-// Of up to a chunk. Without peaks the p are not asked for; where another chunk has one, they alone are.
-template <bool only_p = false, class T>
+// Of up to a chunk; without peaks the sum of the p is not asked for.
+template <class T>
 Others others(const T* p, const T* v, ptrdiff_t n) {
-    constexpr Summed what = only_p ? ONLY_P : BOTH;
-    if (n >= lanes) return only_p || maximum(p, n) > peak<T> ? sums_of_others<what>(p, v, n) : sums_of_others<ONLY_V>(p, v, n);
+    if (n >= lanes) return maximum(p, n) > peak<T> ? sums_of_others<BOTH>(p, v, n) : sums_of_others<ONLY_V>(p, v, n);
     T last_p[lanes] = {}, last_v[lanes] = {};
     std::copy_n(p, n, last_p + lanes - n), std::copy_n(v, n, last_v + lanes - n);
-    Others all = sums_of_others<what>(last_p, last_v, lanes);
+    Others all = sums_of_others<BOTH>(last_p, last_v, lanes);
     if (all.peaks == 1) all.k -= lanes - n;
     return all;
+}
+
+// The sum of the p alone, which is asked for where another chunk has a peak.
+template <class T>
+Pair sum_of_other_p(const T* p, ptrdiff_t n) {
+    return n >= lanes ? sums_of_others<ONLY_P>(p, p, n).p : others(p, p, n).p;
 }
 
 template <class T>
@@ -97,7 +102,7 @@ Others others(const T* p, const T* v, ptrdiff_t n, int threads) {
     ptrdiff_t at = 0;
     add_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return others(p + from, v + from, length); },
                [&](const Others& part) { all.add(part, at), at += chunk; });
-    if (all.peaks) all.p = sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return others<true>(p + from, p, length).p; });
+    if (all.peaks) all.p = sum_chunks(n, threads, [=](ptrdiff_t from, ptrdiff_t length) { return sum_of_other_p(p + from, length); });
     return all;
 }
 
