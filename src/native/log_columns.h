@@ -30,8 +30,8 @@ struct LogProductColumns {
         [[gnu::always_inline]] void add_chunk(const Sums& more) { add_as<double>(more); }
     };
     struct Found {  // the peaks
-        Work p[strip] = {}, v[strip] = {};
-        Peaks<Work> count[strip] = {};
+        Work p[strip], v[strip];
+        Peaks<Work> count[strip];
     };
     static constexpr Peaks<Work> one_each = 1 - one_peak;  // to count them
 
@@ -48,7 +48,8 @@ struct LogProductColumns {
     [[gnu::always_inline]] void add(const Part& part, ptrdiff_t c, ptrdiff_t s, Some some, Ahead<T>& ahead) {
         const T *p_0 = p + part.start * after + c, *v_0 = v + part.start * after + c;
         ptrdiff_t next = after;
-        Found peaks = found[s];
+        Found peaks{};
+        if (part.start || part.from) peaks = found[s];
         add_part(part, chunk_sums[s], whole_sums[s], [&](ptrdiff_t j, Sums& to) __attribute__((always_inline)) {
             Work p_own[strip], v_own[strip];
             ahead.fetch(strip);
