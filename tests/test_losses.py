@@ -279,6 +279,33 @@ def test_special_rows(dtype: Any, n: int, rng: np.random.Generator) -> None:
     assert np.isfinite(loss).all() and np.isfinite(grad).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", range(2, 18))
+def test_rows_of_a_few_side_by_side(dtype: Any, n: int, rng: np.random.Generator) -> None:
+    x = (3 * rng.standard_normal((200, n))).astype(dtype)
+    x[::7, -1] += 30  # sure, rightly or wrongly
+    x[170] *= 1000  # not tame: nor are its neighbours computed side by side
+    t, weight = rng.integers(n, size=len(x)), rng.random(n).astype(dtype)
+    t[::5] = n - 1
+    weight[0] = 0
+    for options in ({}, {"weight": weight}, {"ignore_index": 1}, {"weight": -weight}):
+        more: dict[str, Any] = {"reduction": "none", "return_grad": True, **options}
+        alone = [fsm.cross_entropy(x[i], t[i], **more) for i in range(len(x))]
+        losses, gradients = (np.stack(results) for results in zip(*alone, strict=True))
+        for first, count in ((0, 31), (1, 32), (2, 33), (3, 127), (4, 129), (5, 160), (0, 200)):
+            some = slice(first, first + count)
+            among = np.zeros((count + 2, n), dtype)
+            loss, _ = fsm.cross_entropy(x[some], t[some], **more, out=among[1:-1])
+            assert_same_bits(loss, losses[some])
+            assert_same_bits(among[1:-1], gradients[some])
+            assert not among[[0, -1]].any(), "written beyond the result"
+            itself = x[some].copy()
+            fsm.cross_entropy(itself, t[some], **more, out=itself)
+            assert_same_bits(itself, gradients[some])
+            without = fsm.cross_entropy(x[some], t[some], **{**more, "return_grad": False})
+            assert_same_bits(without, losses[some])
+
+
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64])
 @pytest.mark.parametrize("n", [2, 5, 18, 40, 200, 700])
 def test_whatever_the_neighbours_are(dtype: Any, n: int, rng: np.random.Generator) -> None:

@@ -1,5 +1,6 @@
 // Losses of ranges of rows: long ones one by one, short ones a block at a time.
 #pragma once
+#include "few_losses.h"
 #include "kernels.h"
 #include "losses.h"
 
@@ -43,8 +44,21 @@ struct LossRows {
         }
     }
 
+    // Of a few elements: side by side where that goes.
+    void few_rows(ptrdiff_t count) {
+        ShortRows<T, true, T, LossResult<T>> powers;
+        FewLosses<T> few;
+        for (ptrdiff_t first = 0, some; first < count; first += some) {
+            some = std::min(count - first, few.width);
+            if (some >= fewest_few_losses && few_losses(first, some, few)) continue;
+            some = std::min(some, block / n);
+            some_rows(first, some, powers);
+        }
+    }
+
 private:
     static constexpr bool has_tails = sizeof(T) == 8;
+    using Bits = typename Format<T>::Bits;
 
     Target<T> target(ptrdiff_t r) const {
         return {q ? -1 : index[r], q ? q + r * n : q, static_cast<const T*>(options.weight), options.kept, options.spread,
@@ -63,6 +77,27 @@ private:
         invalid |= std::none_of(x + r * n, x + r * n + n, [](T v) { return std::isnan(v); });
         loss[r] = nan;
         if (y) std::fill_n(y + r * n, n, nan);
+    }
+
+    // False, and nothing written, where a row is not tame.
+    bool few_losses(ptrdiff_t first, ptrdiff_t some, FewLosses<T>& few) {
+        if (farthest(x + first * n, some * n) > magnitude(Rate<T>(1).tame)) return false;
+        fetch<false>(x + (first + some) * n, some * n);
+        if (y) fetch<true>(y + (first + some) * n, some * n);
+        ptrdiff_t whole = side_by_side(x + first * n, few.e, n, some);
+        for (ptrdiff_t r = 0; r < whole; ++r) {
+            int64_t t = r >= some || index[first + r] == options.ignored ? 0 : index[first + r];  // ignored: any
+            few.target[r] = static_cast<Bits>(t), few.weight[r] = weight_of(static_cast<const T*>(options.weight), t);
+        }
+        with_constant<most_few_losses<T>>(n, [&](auto n) { few.template sum_up<n>(whole); });
+        few.conclude(whole, options.kept, options.factor);
+        std::copy_n(few.loss, some, loss + first);
+        if (y) {
+            with_constant<most_few_losses<T>>(n, [&](auto n) { few.template differentiate<n>(whole); });
+            to_rows(few.e, few.width, y + first * n, n, some);
+        }
+        for (ptrdiff_t r = 0; r < some; ++r) is_ignored(first + r);
+        return true;
     }
 
     // Where one of them has no finite maximum, less of them.

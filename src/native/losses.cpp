@@ -11,6 +11,7 @@ bool cross_entropy(const Rows& r) {
     LossRows<T> rows(r);
     if (r.n > middle_row_of<CROSS_ENTROPY, T>) rows.long_rows(r.count);
     else if (r.n > short_row_of<CROSS_ENTROPY, T>) rows.template short_rows<false>(r.count);
+    else if (are_few_losses<T>(r)) rows.few_rows(r.count);
     else rows.template short_rows<true>(r.count);
     return rows.invalid;
 }
