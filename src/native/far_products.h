@@ -6,20 +6,24 @@
 
 namespace {
 
+// So many columns at a time: of 16 bits all that are less than a vector.
+template <class T>
+constexpr ptrdiff_t most_far = sizeof(T) == 2 ? most_columns : few_columns;
+
 // Some of them, side by side or one alone, and what is done with their chunks.
 template <class T>
 struct FarRows {
     using Work = std::conditional_t<sizeof(T) == 8, double, float>;
 
     Strided<T> p, v;
-    ptrdiff_t n, count;  // count <= few_columns neighbours of n elements
+    ptrdiff_t n, count;  // count <= most_far<T> neighbours of n elements
     int threads;
 
     // add(c, of(c, p, v, length), from) for the chunks of each column, in order.
     template <class Part, bool with_v = true, class Of, class Add>
     void add_up(Of of, Add add) const {
         struct Parts {
-            Part of_column[few_columns];
+            Part of_column[most_far<T>];
         };
         ptrdiff_t at = 0;
         add_chunks(n, threads,
@@ -43,7 +47,7 @@ struct FarRows {
     template <class Product>
     void put_products(T* y, ptrdiff_t y_stride, Product product) const {
         each_chunk(n, threads, [=, *this](ptrdiff_t first, ptrdiff_t length) {
-            constexpr ptrdiff_t size = few_columns * block / 4;  // all of them stay in the first-level cache
+            constexpr ptrdiff_t size = most_far<T> * block / 4;  // all of them stay in the first-level cache
             Work p_part[size], v_part[size], y_part[size];
             for (ptrdiff_t from = first, some; from < first + length; from += some) {
                 some = std::min(size / count, first + length - from);
@@ -62,16 +66,16 @@ struct FarProducts : FarRows<T> {
     using Work = typename FarRows<T>::Work;
     using Part = std::conditional_t<is_double, Pair, Weighted>;  // of a sum, see sum_of_products and `weighted`
 
-    Reference reference[few_columns] = {};  // of float64
-    double v_r[few_columns] = {}, mean[few_columns] = {};
+    Reference reference[most_far<T>] = {};  // of float64
+    double v_r[most_far<T>] = {}, mean[most_far<T>] = {};
 
     // Of each column the v that others are taken relative to.
     void references() {
         auto [p, v, n, count, threads] = static_cast<const FarRows<T>&>(*this);
         if constexpr (is_double) {
-            double part[chunk], most[few_columns];
-            ptrdiff_t k[few_columns] = {};
-            std::fill_n(most, few_columns, no_index);
+            double part[chunk], most[most_far<T>];
+            ptrdiff_t k[most_far<T>] = {};
+            std::fill_n(most, most_far<T>, no_index);
             for (ptrdiff_t from = 0; from < n; from += chunk)
                 for (ptrdiff_t c = 0, length = std::min(chunk, n - from); c < count; ++c) {
                     p.gather(c, from, part, length);
@@ -89,7 +93,7 @@ struct FarProducts : FarRows<T> {
 
     // False where the mean of a column is not finite. (Not inlined: the same for two functions.)
     [[gnu::noinline]] bool means() {
-        Part all[few_columns] = {};
+        Part all[most_far<T>] = {};
         references();
         this->template add_up<Part>(
             [&](ptrdiff_t c, const Work* p, const Work* v, ptrdiff_t length) {
@@ -128,8 +132,8 @@ template <class T>
 struct LogFarProducts : FarRows<T> {
     using Work = typename FarRows<T>::Work;
 
-    Others all[few_columns] = {};
-    Work sum[few_columns] = {}, sum_low[few_columns] = {}, of_peak[few_columns] = {};
+    Others all[most_far<T>] = {};
+    Work sum[most_far<T>] = {}, sum_low[most_far<T>] = {}, of_peak[most_far<T>] = {};
 
     // False where one has more than one peak.
     bool means() {

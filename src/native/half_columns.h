@@ -183,7 +183,7 @@ bool put_half_columns(HalfColumns<Half>& tile, Half* y, double temperature) {
 template <Function function, class Half>
 bool some_half_columns(const Half* x, Half* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t count, double temperature) {
     bool is_short = n <= short_half_row<function>;
-    bool are_rows = count < 8 || (!is_short && are_better_rows<function, Half>(n, count, after, lanes));
+    bool are_rows = count < (is_short ? 8 : lanes);
     if (n > few_in_row<Half> && are_rows) return false;
     if (is_short) return short_half_columns<function>(x, y, n, after, count, temperature);
     HalfColumns<Half> tile(x, n, after, count, temperature);

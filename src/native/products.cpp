@@ -186,9 +186,9 @@ bool columns_of_few(const Rows& r) {
 // Whether rows are long, and their elements lie apart, but not beside those of other rows.
 template <class T>
 bool are_far(const Rows& r) {
-    ptrdiff_t near = r.layouts ? far_row : 2048;  // bytes; few columns would be gathered whole
+    ptrdiff_t near = r.layouts ? far_row : 2048;  // bytes; few columns would be gathered whole, or make no vectors
     if (r.n * static_cast<ptrdiff_t>(sizeof(T)) <= near) return false;
-    if (!r.layouts) return r.after > 1 && r.after <= few_columns;
+    if (!r.layouts) return r.after > 1 && r.after <= most_far<T> && r.after != 8;
     return r.layouts[0].neighbours(sizeof(T)) == 1 && r.layouts[1].neighbours(sizeof(T)) == 1;
 }
 
@@ -196,7 +196,7 @@ bool are_far(const Rows& r) {
 template <Function function, class T>
 bool far_products(const Rows& r) {
     using Far = std::conditional_t<function == LOG_SOFTMAX_VJP, LogFarProducts<T>, FarProducts<T>>;
-    each_tile(r, r.after > 1 ? few_columns : 1, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
+    each_tile(r, r.after > 1 ? most_far<T> : 1, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](int k, const void* a) { return row_of<T>(r, k, a, first, offset); };
         Far rows{{from(0, r.x), from(1, r.v), r.n, some, r.threads}};
         if (rows.means()) return rows.template products<function>(static_cast<T*>(r.y) + offset, r.after);
