@@ -101,3 +101,31 @@ def test_few_long_columns(
         for over in (0, 1):
             inputs = [a.copy() for a in columns]
             assert_same_bits(function(*inputs, inputs[over], axis=0), expected)
+
+
+@every_float
+@pytest.mark.parametrize("n", [10, 31, 32, 33, 48, 90, 200, 384])
+@every_result
+def test_narrow_blocks(
+    function: Function, n: int, dtype: np.dtype, rng: np.random.Generator
+) -> None:
+    """A middle axis with few elements after it: many blocks, the last of which are in less."""
+    for after in (2, 3, 4, 5, 7, 8, 9, 13, 15, 16):
+        blocks = 3000 // (n * after) + 3
+        x, v = rows(blocks * after, n, dtype, rng), rows(blocks * after, n, dtype, rng)
+        x[-1, n // 2] = np.inf  # goes by itself
+
+        def as_blocks(a: Array, after: int = after) -> Array:
+            return np.ascontiguousarray(a.reshape(-1, after, a.shape[-1]).transpose(0, 2, 1))
+
+        with np.errstate(invalid="ignore"):
+            expected = as_blocks(function(x, v, np.empty_like(x)))
+            inputs = [as_blocks(a) for a in (x, v)]
+            got = function(*inputs, np.empty_like(expected), axis=1)
+            assert_same_bits(got, expected)
+            for over in (0, 1):
+                copies = [a.copy() for a in inputs]
+                assert_same_bits(function(*copies, copies[over], axis=1), expected)
+            if function is log_softmax:
+                sums = fsm.logsumexp(x).reshape(-1, after)
+                assert_same_bits(fsm.logsumexp(inputs[0], 1), sums)

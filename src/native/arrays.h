@@ -10,6 +10,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "kernels.h"
 
@@ -114,6 +117,19 @@ bool in_threads(Kernel kernel, Rows rows, int threads, npy_intp scratch) {
 
 constexpr bool is_jacobian(Function f) { return f == SOFTMAX_JACOBIAN || f == LOG_SOFTMAX_JACOBIAN; }
 
+// Memory for the kernels. As NumPy does for its own, much of it is asked for in huge pages: new ones cost as much as the work.
+void* new_scratch(npy_intp size) {
+    void* scratch = PyMem_RawMalloc(size);
+#ifdef MADV_HUGEPAGE
+    constexpr npy_intp much = 1 << 22, page = 4096;
+    if (scratch && size >= much) {
+        npy_intp offset = page - reinterpret_cast<uintptr_t>(scratch) % page;
+        madvise(static_cast<char*>(scratch) + offset, size - offset, MADV_HUGEPAGE);
+    }
+#endif
+    return scratch;
+}
+
 // Runs the kernel over all rows; false with an exception set, if NumPy's error state or a lack of memory asks for one.
 bool run(Function function, PyArrayObject* x, Rows rows) {
     Kernel kernel = kernels->rows[function][type_of(x)];
@@ -121,7 +137,7 @@ bool run(Function function, PyArrayObject* x, Rows rows) {
     int threads = threads_for(elements);
     if (threads == 2 && rows.losses && rows.losses->after_blas) threads = 1;  // the second would wait for a core
     npy_intp scratch = scratch_size(function, rows, PyArray_ITEMSIZE(x));
-    if (scratch && !(rows.scratch = PyMem_RawMalloc(scratch * threads))) return PyErr_NoMemory() != nullptr;
+    if (scratch && !(rows.scratch = new_scratch(scratch * threads))) return PyErr_NoMemory() != nullptr;
     rows.streams = elements * PyArray_ITEMSIZE(x) > cached;
     bool invalid;
     if (elements < few) {

@@ -12,7 +12,7 @@ constexpr ptrdiff_t few_columns = 7, most_columns = 15;
 // for their sums alone.
 template <Function function, class T>
 bool are_better_rows(ptrdiff_t n, ptrdiff_t count, ptrdiff_t after, ptrdiff_t width) {
-    bool are_lanes = count >= of_lane<T>, are_all = count == after && function != LOGSUMEXP;
+    bool are_lanes = count >= (sizeof(T) == 2 ? 5 : of_lane<T>), are_all = count == after && function != LOGSUMEXP;
     return (are_lanes || are_all) && count < width && n * count * static_cast<ptrdiff_t>(sizeof(T)) <= (are_lanes ? 1 << 20 : 1 << 18);
 }
 

@@ -151,6 +151,36 @@ bool visit_permuted(ptrdiff_t n, Visit visit) {
     return visited;
 }
 
+// Rows of 16-bit elements that are less than a lane, as 32-bit ones.
+constexpr ptrdiff_t rows_as_words = 128;
+
+template <class T>
+constexpr bool go_as_words(ptrdiff_t n) {
+    return sizeof(T) == 2 && n >= of_lane<uint32_t> && n < of_lane<T>;
+}
+
+template <class T>
+void words_to_columns(const T* x, T* columns, ptrdiff_t width, ptrdiff_t n, ptrdiff_t count) {
+    uint32_t words[rows_as_words * of_lane<T>], turned[rows_as_words * of_lane<T>];
+    for (ptrdiff_t r = 0, some; r < count; r += some) {
+        some = std::min(rows_as_words, count - r);
+        std::copy_n(x + r * n, some * n, words);
+        transpose(words, n, turned, some, some, n);
+        for (ptrdiff_t j = 0; j < n; ++j) std::copy_n(turned + j * some, some, columns + j * width + r);
+    }
+}
+
+template <class T>
+void words_to_rows(const T* columns, ptrdiff_t width, T* y, ptrdiff_t n, ptrdiff_t count) {
+    uint32_t words[rows_as_words * of_lane<T>], turned[rows_as_words * of_lane<T>];
+    for (ptrdiff_t r = 0, some; r < count; r += some) {
+        some = std::min(rows_as_words, count - r);
+        for (ptrdiff_t j = 0; j < n; ++j) std::copy_n(columns + j * width + r, some, words + j * some);
+        transpose(words, some, turned, n, n, some);
+        std::copy_n(turned, some * n, y + r * n);
+    }
+}
+
 // The j-th elements of rows go to columns + j * width.
 template <class T>
 void to_columns(const T* x, T* columns, ptrdiff_t width, ptrdiff_t n, ptrdiff_t count) {
@@ -159,7 +189,9 @@ void to_columns(const T* x, T* columns, ptrdiff_t width, ptrdiff_t n, ptrdiff_t 
         for (ptrdiff_t r = 0; r < count; ++r)
             for (ptrdiff_t j = 0; j < n; ++j) columns[j * width + r] = x[r * n + j];
     });
-    if (!done) transpose(x, n, columns, width, count, n);
+    if (done) return;
+    if (go_as_words<T>(n)) words_to_columns(x, columns, width, n, count);
+    else transpose(x, n, columns, width, count, n);
 }
 
 // And back.
@@ -170,7 +202,9 @@ void to_rows(const T* columns, ptrdiff_t width, T* y, ptrdiff_t n, ptrdiff_t cou
         for (ptrdiff_t r = 0; r < count; ++r)
             for (ptrdiff_t j = 0; j < n; ++j) y[r * n + j] = columns[j * width + r];
     });
-    if (!done) transpose(columns, width, y, n, n, count);
+    if (done) return;
+    if (go_as_words<T>(n)) words_to_rows(columns, width, y, n, count);
+    else transpose(columns, width, y, n, n, count);
 }
 
 }  // namespace
