@@ -8,7 +8,7 @@ namespace {
 // By chunks go as many where no cache holds them, and at most as many where they are less than a vector.
 constexpr ptrdiff_t few_columns = 7, most_columns = 15;
 
-// Whether `count` of `after` columns are better laid out as rows: fewer than `width`, if they stay near; of two or three only all, and not
+// Whether `count` of `after` columns are better laid out as rows: fewer than `width`, if they stay near; of two to four only all, and not
 // for their sums alone.
 template <Function function, class T>
 bool are_better_rows(ptrdiff_t n, ptrdiff_t count, ptrdiff_t after, ptrdiff_t width) {
