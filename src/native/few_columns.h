@@ -5,15 +5,15 @@
 
 namespace {
 
-// By chunks go as many where no cache holds them, and at most as many where they are less than a vector.
-constexpr ptrdiff_t few_columns = 7, most_columns = 15;
+// By chunks go as many beyond so many bytes, and at most as many where they are less than a vector.
+constexpr ptrdiff_t few_columns = 7, most_columns = 15, near_columns = 1 << 20;
 
 // Whether `count` of `after` columns are better laid out as rows: fewer than `width`, if they stay near; of two to four only all, and not
 // for their sums alone.
 template <Function function, class T>
 bool are_better_rows(ptrdiff_t n, ptrdiff_t count, ptrdiff_t after, ptrdiff_t width) {
     bool are_lanes = count >= (sizeof(T) == 2 ? 5 : of_lane<T>), are_all = count == after && function != LOGSUMEXP;
-    return (are_lanes || are_all) && count < width && n * count * static_cast<ptrdiff_t>(sizeof(T)) <= (are_lanes ? 1 << 20 : 1 << 18);
+    return (are_lanes || are_all) && count < width && n * count * static_cast<ptrdiff_t>(sizeof(T)) <= (are_lanes ? near_columns : 1 << 18);
 }
 
 inline void tame_chunk(const float* x, float* y, ptrdiff_t n, Rate<float> rate, Scale<float> scale) {

@@ -178,12 +178,12 @@ bool half_logs(const float* x, float* y, Number n, ptrdiff_t x_stride, ptrdiff_t
 template <class T>
 constexpr ptrdiff_t most_known = sizeof(T) == 8 ? 15 : 10;
 
-// visit(n), of a constant up to `known`.
-template <ptrdiff_t known, class Visit>
-auto visit_few(ptrdiff_t n, Visit visit) {
-    if (n == known) return visit(std::integral_constant<ptrdiff_t, known>());
-    if constexpr (known > 2) return visit_few<known - 1>(n, visit);
-    else return visit(n);
+// visit(n), of n from 2 to `most` as a constant.
+template <ptrdiff_t most, class Visit>
+auto with_constant(ptrdiff_t n, Visit visit) {
+    if constexpr (most > 2)
+        if (n < most) return with_constant<most - 1>(n, visit);
+    return visit(std::integral_constant<ptrdiff_t, most>());
 }
 
 // Of columns of n elements, from 2 to `longest`; T may be wider than the Result, and then they are whole vectors.
@@ -191,7 +191,8 @@ template <Function function, class T, class Result = T, ptrdiff_t longest = most
 bool few_logs(const T* x, T* y, ptrdiff_t n, ptrdiff_t x_stride, ptrdiff_t y_stride, ptrdiff_t count, double temperature) {
     if constexpr (are_half_logs<function, Result> && longest > 2) {
         if (n == 2) return few_logs<function, T, Result, 2>(x, y, n, x_stride, y_stride, count, temperature);
-        return visit_few<most_known<T>>(n, [=](auto n) { return half_logs<Result>(x, y, n, x_stride, y_stride, count, temperature); });
+        auto logs = [=](auto n) { return half_logs<Result>(x, y, n, x_stride, y_stride, count, temperature); };
+        return n > most_known<T> ? logs(n) : with_constant<most_known<T>>(n, logs);
     } else {
         if (n == longest) return FewLogs<function, T, longest, Result>(x, x_stride, temperature)(y, y_stride, count);
         if constexpr (longest > 2) return few_logs<function, T, Result, longest - 1>(x, y, n, x_stride, y_stride, count, temperature);

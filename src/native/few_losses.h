@@ -98,11 +98,4 @@ struct alignas(64) FewLosses {
     }
 };
 
-// visit(constant) of n, from 2 to `longest`.
-template <ptrdiff_t longest, class Visit>
-void with_constant(ptrdiff_t n, Visit visit) {
-    if (n == longest) return visit(std::integral_constant<ptrdiff_t, longest>());
-    if constexpr (longest > 2) with_constant<longest - 1>(n, visit);
-}
-
 }  // namespace

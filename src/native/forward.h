@@ -364,7 +364,7 @@ bool columns(const Rows& r) {
             if (!is_short && are_better_rows<function, T>(r.n, count, r.after, 2 * of_vector<T>)) return false;
             bool is_rest = count < vector && (vector_size == 64 || r.after > vector);  // with AVX2, a few alone are faster as they lie
             if constexpr (!is_short)
-                if ((is_rest && go_by_chunks) || (count <= few_columns && r.n * count * static_cast<ptrdiff_t>(sizeof(T)) > 1 << 20))
+                if ((is_rest && go_by_chunks) || (count <= few_columns && r.n * count * static_cast<ptrdiff_t>(sizeof(T)) > near_columns))
                     return tame_few_columns<function>(Strided<T>{x, r.after}, y, r.n, count, temperature, r.threads);
             if (is_rest) return false;
             if (are_few) return few_of_columns<function, T>(x, y, r.n, r.after, r.after, count, temperature);

@@ -186,7 +186,7 @@ bool columns_of_few(const Rows& r) {
 // Whether rows are long, and their elements lie apart, but not beside those of other rows.
 template <class T>
 bool are_far(const Rows& r) {
-    ptrdiff_t near = r.layouts ? far_row : 2048;  // bytes; few columns would be gathered whole, or make no vectors
+    ptrdiff_t near = r.layouts ? far_row : 2048;  // bytes; few columns would be gathered whole, or, but for 8, make no vectors
     if (r.n * static_cast<ptrdiff_t>(sizeof(T)) <= near) return false;
     if (!r.layouts) return r.after > 1 && r.after <= most_far<T> && r.after != 8;
     return r.layouts[0].neighbours(sizeof(T)) == 1 && r.layouts[1].neighbours(sizeof(T)) == 1;
