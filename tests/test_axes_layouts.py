@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -313,3 +314,15 @@ def test_windows_that_overlap_themselves(name: str) -> None:
     x = as_strided(base, shape=(4, 5, 3), strides=(8, 16, 0))
     assert_same_bits(FUNCTIONS[name](x), FUNCTIONS[name](plain(x)))
     assert_same_bits(FUNCTIONS[name](x, axis=1), FUNCTIONS[name](plain(x), axis=1))
+
+
+@every_function
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64], ids=str)
+def test_memory_for_a_few_long_columns(name: str, dtype: type) -> None:
+    x = np.zeros((1 << 17, 2), dtype)
+    out = None if name == "logsumexp" else np.empty_like(x)
+    tracemalloc.start()
+    FUNCTIONS[name](x, axis=0, **({"out": out} if out is not None else {}))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * x.nbytes

@@ -22,7 +22,7 @@ struct Columns {
     // Longer float64 columns, of which the powers and their tails still stay near, in scratch: others compute them twice.
     static constexpr bool may_store = !is_short && sizeof(T) == 8;
     static bool stores(ptrdiff_t n, ptrdiff_t after) {
-        return may_store && (n <= 1024 || (n <= chunk && after <= columns_at_a_time(n)));
+        return may_store && (n <= 1024 || (n <= chunk && after <= columns_at_a_time(n, after)));
     }
 
     const T* x;

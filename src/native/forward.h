@@ -204,7 +204,7 @@ bool contiguous_rows(const Rows& r) {
 // Some columns, in scratch: of any kind, and with temperatures of their own.
 template <Function function, class T, Kernel of_rows>
 bool gathered_columns(const Rows& r, const T* x, T* y, ptrdiff_t count, const double* temperature) {
-    ptrdiff_t at_a_time = columns_at_a_time(r.n);
+    ptrdiff_t at_a_time = columns_at_a_time(r.n, r.after);
     auto scratch = static_cast<T*>(r.scratch), results = scratch + at_a_time * r.n;
     bool invalid = false;
     for (ptrdiff_t c = 0; c < count; c += at_a_time) {
@@ -357,7 +357,7 @@ bool columns(const Rows& r) {
     bool are_few = is_few<function, T>(r.n);
     bool are_split = go_by_chunks || (r.after <= Tile::width && !are_few);
     ptrdiff_t vector = are_split ? vector_size / sizeof(T) : 1;
-    ptrdiff_t at_a_time = function == SOFTMAX && Tile::stores(r.n, r.after) ? columns_at_a_time(r.n) : Tile::at_a_time(r.n);
+    ptrdiff_t at_a_time = function == SOFTMAX && Tile::stores(r.n, r.after) ? columns_at_a_time(r.n, r.after) : Tile::at_a_time(r.n);
     if (function == SOFTMAX && are_few) at_a_time = few_columns_width;
     return columns<function, T, contiguous_rows<function, T>>(
         r, at_a_time, vector, [&](const T* x, T* y, ptrdiff_t count, double temperature) {

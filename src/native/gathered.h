@@ -157,7 +157,8 @@ constexpr ptrdiff_t far_row = 1 << 19;  // bytes
 // How many of them to take at a time.
 template <class T>
 ptrdiff_t at_a_time(const Layout& layout, ptrdiff_t n) {
-    return layout.neighbours(sizeof(T)) > 1 ? columns_at_a_time(n) : rows_at_a_time(n);
+    ptrdiff_t neighbours = layout.neighbours(sizeof(T));
+    return neighbours > 1 ? columns_at_a_time(n, neighbours) : rows_at_a_time(n);
 }
 
 }  // namespace

@@ -145,12 +145,13 @@ bool half_row(const Half* x, Half* y, ptrdiff_t n, float m, Rate<float> rate, In
             if (!done.load(std::memory_order_relaxed)) return Powers();
             alignas(64) float part[chunk];
             widen(x + from, part, length);
-            return Powers(part, kept ? kept + from : part, length, m, shift, rate);
+            Powers powers(part, kept ? kept + from : part, length, m, shift, rate);
+            if (!powers.done) done.store(false, std::memory_order_relaxed);
+            return powers;
         },
         [&](const Powers& part) {
             row.sum += part.sum;
             keep_larger(&row.largest, &part.largest, 1);
-            if (!part.done) done.store(false, std::memory_order_relaxed);
         });
     if (!done || (terms == TAME && row.sum >= Format<float>::tame_sum)) return false;
     if constexpr (function == SOFTMAX) {

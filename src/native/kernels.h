@@ -109,9 +109,11 @@ constexpr int vectors(Function f) {
     return f == SOFTMAX_VJP_DERIVATIVE ? 2 : f == SOFTMAX_VJP || f == LOG_SOFTMAX_VJP || f == LOG_SOFTMAX_JVP;
 }
 
-// How many columns, or rows, of n elements are gathered in scratch at a time, and what that takes. Columns: some lines of the
-// cache, few of which wait for the next ones.
-constexpr ptrdiff_t columns_at_a_time(ptrdiff_t n) { return std::clamp<ptrdiff_t>((1 << 16) / n / 16 * 16, 16, 128); }
+// How many columns (of so many), or rows, of n elements are gathered in scratch at a time, and what that takes. Columns: some lines
+// of the cache, few of which wait for the next ones.
+constexpr ptrdiff_t columns_at_a_time(ptrdiff_t n, ptrdiff_t of) {
+    return n > chunk ? std::min<ptrdiff_t>(16, of) : std::clamp<ptrdiff_t>((1 << 16) / n / 16 * 16, 16, 128);
+}
 constexpr ptrdiff_t rows_at_a_time(ptrdiff_t n) { return std::max<ptrdiff_t>(1, (1 << 11) / n); }
 
 // Of softmax of rows up to this length, where scratch is free for them, the powers (16 bits) or their tails (float64) are kept; else
@@ -120,7 +122,7 @@ constexpr ptrdiff_t longest_kept = 1 << 20;
 
 // In bytes, for elements of a size.
 constexpr ptrdiff_t scratch_size(Function f, const Rows& r, ptrdiff_t itemsize) {
-    ptrdiff_t columns = columns_at_a_time(r.n) * r.n, some = rows_at_a_time(r.n) * r.n;
+    ptrdiff_t columns = columns_at_a_time(r.n, r.layouts ? r.count : r.after) * r.n, some = rows_at_a_time(r.n) * r.n;
     if (r.layouts) some = std::max(some, columns);
     if (vectors(f)) {
         if (r.after == 1 && itemsize > 2 && !r.layouts) return 0;

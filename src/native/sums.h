@@ -366,12 +366,11 @@ template <Terms terms, bool with_largest, class Result, class T>
             [&](ptrdiff_t from, ptrdiff_t length) {
                 if (!go_on.load(std::memory_order_relaxed)) length = 0;
                 T *to = y ? y + from : y, *tails_to = tails ? tails + from : tails;
-                return sum_of_chunk<terms, with_largest, Result>(x + from, to, tails_to, length, m, shift, rate);
-            },
-            [&](const Sum<T>& part) {
-                row.add(part);
+                auto part = sum_of_chunk<terms, with_largest, Result>(x + from, to, tails_to, length, m, shift, rate);
                 if (!part.tame) go_on.store(false, std::memory_order_relaxed);
-            });
+                return part;
+            },
+            [&](const Sum<T>& part) { row.add(part); });
     }
     if (terms == TAME) row.tame = row.tame && row.sum.high < Format<T>::tame_sum;
     return row;
