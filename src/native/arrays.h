@@ -171,24 +171,19 @@ bool overlap(PyArrayObject* a, PyArrayObject* b) {
     return of_a.first < of_b.end && of_b.first < of_a.end;
 }
 
-// Whether out can take a result of such a shape, of the dtype of x, directly: in memory that is not that of x, or all of it
-// and `in_place`.
-bool takes_directly(PyObject* out, PyArrayObject* x, int ndim, const npy_intp* dims, bool in_place) {
+// Whether out can take a result of such a shape, of the dtype of x.
+bool fits(PyObject* out, PyArrayObject* x, int ndim, const npy_intp* dims) {
     if (!PyArray_CheckExact(out)) return false;
     auto y = reinterpret_cast<PyArrayObject*>(out);
-    if (PyArray_TYPE(y) != PyArray_TYPE(x) || !PyArray_ISCARRAY(y)) return false;
-    if (PyArray_NDIM(y) != ndim || !PyArray_CompareLists(dims, PyArray_DIMS(y), ndim)) return false;
-    return (in_place && PyArray_DATA(x) == PyArray_DATA(y) && PyArray_IS_C_CONTIGUOUS(x)) || !overlap(x, y);
+    return PyArray_TYPE(y) == PyArray_TYPE(x) && PyArray_ISBEHAVED(y) && PyArray_NDIM(y) == ndim &&
+           PyArray_CompareLists(dims, PyArray_DIMS(y), ndim);
 }
 
-// `rows` computed into out, or a new array of such a shape: what Python gets.
-PyObject* computed(Function function, PyArrayObject* x, Rows rows, PyObject* out, int ndim, const npy_intp* dims) {
-    PyObject* y = out == Py_None ? PyArray_SimpleNew(ndim, dims, PyArray_TYPE(x)) : Py_NewRef(out);
-    if (!y) return nullptr;
-    auto array = reinterpret_cast<PyArrayObject*>(y);
-    rows.y = PyArray_DATA(array);
-    if (!run(function, x, rows)) Py_CLEAR(y);
-    return y && ndim == 0 && out == Py_None ? PyArray_Return(array) : y;
+// The same of a C-contiguous out, that does not share memory with x, or, `in_place`, all of it.
+bool takes_directly(PyObject* out, PyArrayObject* x, int ndim, const npy_intp* dims, bool in_place) {
+    if (!fits(out, x, ndim, dims)) return false;
+    auto y = reinterpret_cast<PyArrayObject*>(out);
+    return PyArray_IS_C_CONTIGUOUS(y) && ((in_place && PyArray_DATA(x) == PyArray_DATA(y) && PyArray_IS_C_CONTIGUOUS(x)) || !overlap(x, y));
 }
 
 // A temperature that is a number of Python's (or NumPy's float64); 0 for anything else, which others look at.

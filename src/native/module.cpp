@@ -2,14 +2,15 @@
 #define PY_SSIZE_T_CLEAN
 #include "arrays.h"
 #include "loss_calls.h"
+#include "order.h"
 #ifdef _OPENMP
 #include <pthread.h>
 #endif
 
 namespace {
 
-// function(x, axis, where, temperature, out, dtype): for arrays of floats along one axis, the last one or of C-contiguous ones any, and no
-// more than moderate temperatures; None for anything else, which is not looked at further.
+// function(x, axis, where, temperature, out, dtype): for arrays of floats along one axis, and no more than moderate temperatures;
+// None for anything else, which is not looked at further.
 template <Function function>
 PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 6) return PyErr_Format(PyExc_TypeError, "6 arguments expected, not %zd", count);
@@ -17,28 +18,23 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     auto x = reinterpret_cast<PyArrayObject*>(args[0]);
     if (!PyArray_CheckExact(args[0]) || !is_view(x) || dtype != Py_None) Py_RETURN_NONE;
     double t = to_temperature(temperature);
-    int axis = to_axis(args[1], x), ndim = PyArray_NDIM(x);
+    int axis = to_axis(args[1], x);
     if (!(t > 0x1p-60 && t < 0x1p60) || axis < 0) Py_RETURN_NONE;
-    npy_intp n = PyArray_DIM(x, axis), after = 1, dims[NPY_MAXDIMS];
-    for (int i = axis + 1; i < ndim; ++i) after *= PyArray_DIM(x, i);
-    Layout layout = layout_of(x);
-    if (where != Py_None ? after > 1 || layout.ndim : layout.ndim && axis < ndim - 1) Py_RETURN_NONE;
-    constexpr bool reduces = function == LOGSUMEXP;
-    std::copy_n(PyArray_DIMS(x), ndim, dims);
-    if (reduces) std::copy(dims + axis + 1, dims + ndim, dims + axis);
-    ndim -= reduces;
-    if (out != Py_None && !takes_directly(out, x, ndim, dims, !reduces && after == 1)) Py_RETURN_NONE;
-
-    Rows rows{PyArray_DATA(x), nullptr, PyArray_SIZE(x) / n, n, &t};
-    rows.after = after;
-    if (layout.ndim) rows.layouts = &layout;
+    npy_intp n = PyArray_DIM(x, axis);
+    Rows rows{nullptr, nullptr, PyArray_SIZE(x) / n, n, &t};
     if (where != Py_None) {
         auto keep = reinterpret_cast<PyArrayObject*>(where);
+        if (!PyArray_IS_C_CONTIGUOUS(x) || within(x, axis) > 1) Py_RETURN_NONE;
         if (!PyArray_CheckExact(where) || PyArray_TYPE(keep) != NPY_BOOL || !PyArray_ISCARRAY_RO(keep)) Py_RETURN_NONE;
-        if (!PyArray_SAMESHAPE(keep, x) || (out != Py_None && overlap(keep, reinterpret_cast<PyArrayObject*>(out)))) Py_RETURN_NONE;
+        if (!PyArray_SAMESHAPE(keep, x)) Py_RETURN_NONE;
+        if (out != Py_None) {
+            auto y = reinterpret_cast<PyArrayObject*>(out);
+            if (!PyArray_CheckExact(out) || !PyArray_IS_C_CONTIGUOUS(y) || overlap(keep, y)) Py_RETURN_NONE;
+        }
         rows.where = static_cast<const bool*>(PyArray_DATA(keep));
     }
-    return computed(function, x, rows, out, ndim, dims);
+    if constexpr (function == LOGSUMEXP) return reduced<function>(x, axis, rows, out);
+    else return mapped<function>(&x, axis, rows, out);
 }
 
 // function(p, vectors..., axis, out): likewise.
@@ -50,27 +46,13 @@ PyObject* direct_product(PyObject*, PyObject* const* args, Py_ssize_t count) {
         if (!PyArray_CheckExact(args[i])) Py_RETURN_NONE;
     auto a = reinterpret_cast<PyArrayObject* const*>(args);
     PyArrayObject* p = a[0];
-    int ndim = PyArray_NDIM(p);
-    PyObject* out = args[inputs + 1];
     if (!is_view(p)) Py_RETURN_NONE;
     int axis = to_axis(args[inputs], p);
     if (axis < 0) Py_RETURN_NONE;
-    Layout layouts[inputs];
-    bool strided = false;
-    for (int i = 0; i < inputs; ++i) {
+    for (int i = 1; i < inputs; ++i)
         if (PyArray_TYPE(a[i]) != PyArray_TYPE(p) || !is_view(a[i]) || !PyArray_SAMESHAPE(p, a[i])) Py_RETURN_NONE;
-        layouts[i] = layout_of(a[i]);
-        strided |= layouts[i].ndim > 0;
-        if (out != Py_None && !takes_directly(out, a[i], ndim, PyArray_DIMS(p), true)) Py_RETURN_NONE;
-    }
-    if (strided && axis < ndim - 1) Py_RETURN_NONE;
     npy_intp n = PyArray_DIM(p, axis);
-    Rows rows{PyArray_DATA(p), nullptr, PyArray_SIZE(p) / n, n};
-    for (int i = axis + 1; i < ndim; ++i) rows.after *= PyArray_DIM(p, i);
-    if (strided) rows.layouts = layouts;
-    rows.v = PyArray_DATA(a[1]);
-    if constexpr (inputs == 3) rows.u = PyArray_DATA(a[2]);
-    return computed(function, p, rows, out, ndim, PyArray_DIMS(p));
+    return mapped<function>(a, axis, {nullptr, nullptr, PyArray_SIZE(p) / n, n}, args[inputs + 1]);
 }
 
 // function(p, axis, out), likewise.
@@ -86,7 +68,11 @@ PyObject* direct_jacobian(PyObject*, PyObject* const* args, Py_ssize_t count) {
     std::copy_n(PyArray_DIMS(p), ndim, dims);
     dims[ndim] = n;
     if (args[2] != Py_None && !takes_directly(args[2], p, ndim + 1, dims, false)) Py_RETURN_NONE;
-    return computed(function, p, {PyArray_DATA(p), nullptr, PyArray_SIZE(p) / n, n}, args[2], ndim + 1, dims);
+    PyObject* y = args[2] == Py_None ? PyArray_SimpleNew(ndim + 1, dims, PyArray_TYPE(p)) : Py_NewRef(args[2]);
+    if (!y) return nullptr;
+    Rows rows{PyArray_DATA(p), PyArray_DATA(reinterpret_cast<PyArrayObject*>(y)), PyArray_SIZE(p) / n, n};
+    if (!run(function, p, rows)) Py_CLEAR(y);
+    return y;
 }
 
 // Whether a is C-contiguous, writeable, of x's dtype, and has so many elements.

@@ -127,6 +127,7 @@ template <Function function, class T>
 bool gathered_products(const Rows& r) {
     using Work = std::conditional_t<sizeof(T) == 2, float, T>;
     ptrdiff_t n = r.n, most = r.after > 1 ? columns_at_a_time(n, r.after) : rows_at_a_time(n);
+    for (int i = 0; r.layouts && i < 1 + vectors(function); ++i) most = std::max(most, at_a_time<T>(r.layouts[i], n));
     auto scratch = static_cast<Work*>(r.scratch);
     each_tile(r, most, [&](ptrdiff_t first, ptrdiff_t some, ptrdiff_t offset) {
         auto gathered = [&](int i, const void* a) {

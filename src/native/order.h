@@ -1,0 +1,127 @@
+// The order in which the elements of arrays lie. Another than C's is as good where they lie side by side; other arrays are read as
+// rows apart, or copied.
+#pragma once
+#include <utility>
+
+#include "arrays.h"
+
+namespace {
+
+struct Owned {
+    PyArrayObject* array = nullptr;
+    ~Owned() { Py_XDECREF(array); }
+    PyObject* release() { return reinterpret_cast<PyObject*>(std::exchange(array, nullptr)); }
+};
+
+// How many elements of a lie within a step along an axis, if all lie side by side.
+npy_intp within(PyArrayObject* a, int axis) {
+    npy_intp step = PyArray_STRIDE(a, axis), count = 1;
+    for (int i = 0; i < PyArray_NDIM(a); ++i) {
+        npy_intp other = PyArray_STRIDE(a, i);
+        if (i != axis && PyArray_DIM(a, i) > 1 && (other < step || (other == step && i > axis))) count *= PyArray_DIM(a, i);
+    }
+    return count;
+}
+
+// Whether they do.
+bool is_dense(PyArrayObject* a) {
+    if (PyArray_IS_C_CONTIGUOUS(a)) return true;
+    for (int i = 0; i < PyArray_NDIM(a); ++i)
+        if (PyArray_DIM(a, i) > 1 && PyArray_STRIDE(a, i) != within(a, i) * PyArray_ITEMSIZE(a)) return false;
+    return true;
+}
+
+// Of arrays of one shape, whether both are dense, and in the same order.
+bool are_alike(PyArrayObject* a, PyArrayObject* b) {
+    if (PyArray_IS_C_CONTIGUOUS(a) && PyArray_IS_C_CONTIGUOUS(b)) return true;
+    for (int i = 0; i < PyArray_NDIM(a); ++i)
+        if (PyArray_DIM(a, i) > 1 && PyArray_STRIDE(a, i) != PyArray_STRIDE(b, i)) return false;
+    return is_dense(a);
+}
+
+PyArrayObject* new_like(PyArrayObject* a) {
+    return reinterpret_cast<PyArrayObject*>(PyArray_NewLikeArray(a, NPY_KEEPORDER, nullptr, 0));
+}
+
+// An array in the order of `like`: itself, or a copy.
+PyArrayObject* in_order_of(PyArrayObject* like, PyArrayObject* a) {
+    if (are_alike(a, like)) return reinterpret_cast<PyArrayObject*>(Py_NewRef(a));
+    PyArrayObject* copy = new_like(like);
+    if (copy && PyArray_CopyInto(copy, a) < 0) Py_CLEAR(copy);
+    return copy;
+}
+
+// A new array of a's shape and dtype: in C's order, or in that of a.
+PyArrayObject* new_like(PyArrayObject* a, bool in_c) {
+    in_c |= PyArray_IS_C_CONTIGUOUS(a);
+    return reinterpret_cast<PyArrayObject*>(in_c ? PyArray_SimpleNew(PyArray_NDIM(a), PyArray_DIMS(a), PyArray_TYPE(a))
+                                                 : PyArray_NewLikeArray(a, NPY_KEEPORDER, nullptr, 0));
+}
+
+// Whether y can be written while a is read: apart from it, or, `in_place`, the same.
+bool goes_with(PyArrayObject* y, PyArrayObject* a, bool in_place) {
+    return !overlap(y, a) || (in_place && PyArray_DATA(y) == PyArray_DATA(a) && are_alike(y, a));
+}
+
+// A function with as many results as elements, along an axis of its inputs, of one shape. A new result is in the order of the first of
+// them; in C's, where they are read as rows apart. An out that is not dense is left to others, with None.
+template <Function function>
+PyObject* mapped(PyArrayObject* const* inputs, int axis, Rows rows, PyObject* to) {
+    constexpr int count = 1 + vectors(function);
+    PyArrayObject *x = inputs[0], *out = to == Py_None ? nullptr : reinterpret_cast<PyArrayObject*>(to), *like = out ? out : x;
+    if (out && !fits(to, x, PyArray_NDIM(x), PyArray_DIMS(x))) Py_RETURN_NONE;
+    bool alike = std::all_of(inputs, inputs + count, [=](PyArrayObject* a) { return are_alike(a, like); });
+    bool apart = !alike && axis == PyArray_NDIM(x) - 1 && (!out || PyArray_IS_C_CONTIGUOUS(out));
+    auto after = [=](PyArrayObject* a) { return rows.n == 1 && !rows.where ? rows.count : within(a, axis); };  // single ones: as columns
+    bool in_place = vectors(function) || after(like) == 1;
+    auto collides = [=](PyArrayObject* a) { return out && !goes_with(out, a, in_place); };
+    if (out && (!is_dense(out) || (apart && std::any_of(inputs, inputs + count, collides)))) Py_RETURN_NONE;
+    Owned y{out ? reinterpret_cast<PyArrayObject*>(Py_NewRef(out)) : new_like(x, apart)}, copies[count];
+    if (!y.array) return nullptr;
+
+    Layout layouts[count];
+    const void* data[3] = {};
+    for (int i = 0; i < count; ++i) {
+        PyArrayObject* a = inputs[i];
+        if (!apart && (!are_alike(a, y.array) || collides(a))) {
+            copies[i].array = a = new_like(y.array, false);
+            if (!a || PyArray_CopyInto(a, inputs[i]) < 0) return nullptr;
+        }
+        if (apart) layouts[i] = layout_of(a);
+        data[i] = PyArray_DATA(a);
+    }
+    rows.x = data[0], rows.v = data[1], rows.u = data[2], rows.y = PyArray_DATA(y.array);
+    if (apart) rows.layouts = layouts;
+    else rows.after = after(y.array);
+    return run(function, x, rows) ? y.release() : nullptr;
+}
+
+// A function with one result for each row along an axis of x. A new one is in the order of x; in C's, where x is read as rows apart.
+template <Function function>
+PyObject* reduced(PyArrayObject* x, int axis, Rows rows, PyObject* to) {
+    const int ndim = PyArray_NDIM(x);
+    auto out = to == Py_None ? nullptr : reinterpret_cast<PyArrayObject*>(to);
+    npy_intp shape[NPY_MAXDIMS], strides[NPY_MAXDIMS], of_result[NPY_MAXDIMS];
+    auto without_axis = [=](const npy_intp* of_x, npy_intp* to) { std::copy(of_x + axis + 1, of_x + ndim, std::copy_n(of_x, axis, to)); };
+    without_axis(PyArray_DIMS(x), shape), without_axis(PyArray_STRIDES(x), strides);
+    shape[ndim - 1] = rows.n, strides[ndim - 1] = PyArray_STRIDE(x, axis);
+    for (int i = 0; i < ndim - 1; ++i) of_result[i] = strides[i] > strides[ndim - 1] ? strides[i] / rows.n : strides[i];
+
+    bool apart = !is_dense(x);
+    if (out) {
+        if (!fits(to, x, ndim - 1, shape) || !PyArray_IS_C_CONTIGUOUS(out) || overlap(out, x)) Py_RETURN_NONE;
+        for (int i = 0; i < ndim - 1; ++i) apart |= shape[i] > 1 && PyArray_STRIDE(out, i) != of_result[i];
+        Py_INCREF(out);
+    }
+    auto new_result = [&] { return PyArray_New(&PyArray_Type, ndim - 1, shape, PyArray_TYPE(x), apart ? nullptr : of_result, nullptr, 0, 0, nullptr); };
+    Owned y{out ? out : reinterpret_cast<PyArrayObject*>(new_result())};
+    if (!y.array) return nullptr;
+    Layout layout{ndim, shape, strides};
+    if (apart) rows.layouts = &layout;
+    else if (!rows.where) rows.after = rows.n == 1 ? rows.count : within(x, axis);
+    rows.x = PyArray_DATA(x), rows.y = PyArray_DATA(y.array);
+    if (!run(function, x, rows)) return nullptr;
+    return ndim == 1 && !out ? PyArray_Return(reinterpret_cast<PyArrayObject*>(y.release())) : y.release();
+}
+
+}  // namespace
