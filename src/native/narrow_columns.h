@@ -13,12 +13,13 @@ bool are_narrow(const Rows& r) {
     return has_narrow_blocks(r) && r.n * r.after <= most;
 }
 
-// A call of memcpy for so few would take longer.
-template <class T>
+// By whole pieces, the last of which may copy some of them again. A call of memcpy for so few would take longer.
+template <ptrdiff_t piece = 16, class T>
 [[gnu::always_inline]] inline void copy_few(const T* x, T* y, ptrdiff_t n) {
-    ptrdiff_t i = 0;
-    for (; i + 16 <= n; i += 16) __builtin_memcpy(y + i, x + i, 16 * sizeof(T));
-    for (; i < n; ++i) y[i] = x[i];
+    if constexpr (piece > 1)
+        if (n < piece) return copy_few<piece / 2>(x, y, n);
+    for (ptrdiff_t i = 0; i + piece < n; i += piece) __builtin_memcpy(y + i, x + i, piece * sizeof(T));
+    __builtin_memcpy(y + n - piece, x + n - piece, piece * sizeof(T));
 }
 
 // The j-th elements of all blocks, one block after the other, become row j of y.
@@ -44,7 +45,7 @@ void unpack(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t blocks) {
 // Whether they are faster as rows, though these are transposed.
 template <class T>
 bool are_narrow_rows(const Rows& r) {
-    return r.n > 31 && r.after < (sizeof(T) == 8 ? 8 : 16);
+    return sizeof(T) == 8 ? r.n > 31 && r.after < 8 : r.after < 5 ? r.n > 16 : r.n > 31 && r.after < 16;
 }
 
 // Blocks to rows.
