@@ -2,6 +2,7 @@
 // four parts each.
 #pragma once
 #include "gathered.h"
+#include "half_products.h"
 #include "log_products.h"
 #include "transpose.h"
 
@@ -193,7 +194,7 @@ private:
         return good != 0;
     }
 
-    // Of others, see `weighted`. False where the mean is not finite, or the weight not near 1.
+    // Of others, see `weighted` and, for 16 bits, half_weighted. False where the mean is not finite, or the weight not near 1.
     bool means(ptrdiff_t from, ptrdiff_t count) {
         const Work *ps = p, *vs = v;
         Work* ys = y;
@@ -201,36 +202,53 @@ private:
         int32_t good = 1;
 #pragma omp simd reduction(& : good)
         for (ptrdiff_t i = from; i < from + count; ++i) {
-            float v_r = 0;
-#pragma GCC unroll 16
-            for (ptrdiff_t j = n - 1; j >= 0; --j) {
-                float p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
-                v_r = p_j >= negligible || j == n - 1 ? v_j : v_r;
-            }
             constexpr ptrdiff_t some = n < 4 ? 1 : 4, whole = n / some * some;
-            double reference = v_r, sum[some] = {}, weight[some] = {};
+            double reference = 0, sum[some] = {}, weight[some] = {};
+            if constexpr (adds_exactly<Result>) {
+                Work more_than_1 = -1;
 #pragma GCC unroll 16
-            for (ptrdiff_t j = 0; j < n; ++j) {
-                double p_j = ps[j * p_next + i], d = vs[j * v_next + i] - reference;
-                ptrdiff_t to = j < whole ? j % some : 0;
-                sum[to] = fma(p_j, d, sum[to]), weight[to] += p_j;
+                for (ptrdiff_t j = 0; j < n; ++j) {
+                    Work p_j = ps[j * p_next + i];
+                    sum[j < whole ? j % some : 0] += p_j * vs[j * v_next + i], more_than_1 += p_j;
+                }
+                weight[0] = more_than_1 + 1.0;
+            } else {
+                float v_r = 0;
+#pragma GCC unroll 16
+                for (ptrdiff_t j = n - 1; j >= 0; --j) {
+                    float p_j = ps[j * p_next + i], v_j = vs[j * v_next + i];
+                    v_r = p_j >= negligible || j == n - 1 ? v_j : v_r;
+                }
+                reference = v_r;
+#pragma GCC unroll 16
+                for (ptrdiff_t j = 0; j < n; ++j) {
+                    double p_j = ps[j * p_next + i], d = vs[j * v_next + i] - reference;
+                    ptrdiff_t to = j < whole ? j % some : 0;
+                    sum[to] = fma(p_j, d, sum[to]), weight[to] += p_j;
+                }
+                if constexpr (some == 4) weight[0] = (weight[0] + weight[1]) + (weight[2] + weight[3]);
             }
-            if constexpr (some == 4) {
-                sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-                weight[0] = (weight[0] + weight[1]) + (weight[2] + weight[3]);
-            }
+            if constexpr (some == 4) sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
             double mean = mean_near_1(sum[0], weight[0]);
-            put_products(ys, ps, vs, y_next, p_next, v_next, i, reference, mean);
+            if constexpr (sizeof(Result) == 2) {
+                float c, rest;
+                put_half<Result>(c, rest, reference, mean);
+                put_products(ys, ps, vs, y_next, p_next, v_next, i, c, rest);
+            } else {
+                put_products(ys, ps, vs, y_next, p_next, v_next, i, reference, mean);
+            }
             good &= (is_near_1(weight[0]) ? 1 : 0) & (mean - mean == 0 ? 1 : 0);
         }
         return good != 0;
     }
 
+    template <class Wide>
     [[gnu::always_inline]] static inline void put_products(Work* y, const Work* p, const Work* v, ptrdiff_t y_next, ptrdiff_t p_next,
-                                                           ptrdiff_t v_next, ptrdiff_t i, double reference, double mean) {
+                                                           ptrdiff_t v_next, ptrdiff_t i, Wide reference, Wide mean) {
 #pragma GCC unroll 16
         for (ptrdiff_t j = 0; j < n; ++j)
-            y[j * y_next + i] = product_of<function>(p[j * p_next + i], (v[j * v_next + i] - reference) - mean);
+            if constexpr (sizeof(Wide) == 4) y[j * y_next + i] = product_of<function>(p[j * p_next + i], v[j * v_next + i] - reference, mean);
+            else y[j * y_next + i] = product_of<function>(p[j * p_next + i], (v[j * v_next + i] - reference) - mean);
     }
 
     void one_by_one(ptrdiff_t count) {
@@ -247,13 +265,13 @@ private:
 };
 
 // Rows, `after` side by side or one after the other, of n elements, from 2 to a few.
-template <Function function, class T, ptrdiff_t n = few>
+template <Function function, class Result, class T, ptrdiff_t n = few>
 void few_element_products(const T* p, const T* v, T* y, ptrdiff_t of, ptrdiff_t after, ptrdiff_t count) {
     if (of == n) {
-        FewElements<function, T, n> rows;  // a temporary one would be filled with zeros
+        FewElements<function, T, n, Result> rows;  // a temporary one would be filled with zeros
         rows(p, v, y, after, count);
     } else if constexpr (n > 2) {
-        few_element_products<function, T, n - 1>(p, v, y, of, after, count);
+        few_element_products<function, Result, T, n - 1>(p, v, y, of, after, count);
     }
 }
 

@@ -66,14 +66,15 @@ void narrow_products(const T* p, const T* v, T* y, ptrdiff_t n, ptrdiff_t count,
     }
 }
 
-template <Function function, class T>
+template <Function function, class T, class Result = T>
 bool contiguous_products(const Rows& r) {
     ptrdiff_t n = r.n;
     if constexpr (is_product<function>) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + r.first * n; };
         T* y = static_cast<T*>(r.y) + r.first * n;
-        if (are_few<function, T>(n, r.count) && (r.count >= 4 || n == 2 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP))
-            return few_element_products<function>(from(r.x), from(r.v), y, n, 1, r.count), false;
+        bool always = n == 2 || sizeof(T) == 8 || function == LOG_SOFTMAX_VJP;
+        if (sizeof(Result) == 2 ? n >= 2 && n <= few : are_few<function, T>(n, r.count) && (r.count >= 4 || always))
+            return few_element_products<function, Result>(from(r.x), from(r.v), y, n, 1, r.count), false;
         if constexpr (sizeof(T) == 8 || function == LOG_SOFTMAX_VJP)
             if (are_laid_aside<function, T>(n, r.count, r.streams))
                 return narrow_products<function>(from(r.x), from(r.v), y, n, r.count, r.streams), false;
@@ -95,19 +96,6 @@ bool contiguous_products(const Rows& r) {
         else log_softmax_vjp(p, v, y, n, r.threads, r.streams);
     }
     if (r.streams) end_streams();
-    return false;
-}
-
-// Of rows of two 16-bit floats, converted, the products of pairs; false of others.
-template <Function function, class T>
-bool converted_pairs(const Rows& r) {
-    if constexpr (is_product<function> && sizeof(T) == 2)
-        if (r.n == 2) {
-            auto of = [](const void* a) { return static_cast<const float*>(a); };
-            FewElements<function, float, 2, T> rows;
-            rows(of(r.x), of(r.v), static_cast<float*>(r.y), 1, r.count);
-            return true;
-        }
     return false;
 }
 
@@ -146,7 +134,7 @@ bool gathered_products(const Rows& r) {
         part.v = gathered(2, r.v);
         if constexpr (vectors(function) == 2) part.u = gathered(3, r.u);
         part.threads = r.threads;
-        if (!converted_pairs<function, T>(part)) contiguous_products<function, Work>(part);
+        contiguous_products<function, Work, T>(part);
         if (r.after > 1) scatter(result, y, r.after, n, some);
         else if constexpr (sizeof(T) == 2) convert_ahead(result, y, some * n);
     });
@@ -179,7 +167,7 @@ template <Function function, class T>
 bool columns_of_few(const Rows& r) {
     each_tile(r, r.count, [&](ptrdiff_t, ptrdiff_t some, ptrdiff_t offset) {
         auto from = [&](const void* a) { return static_cast<const T*>(a) + offset; };
-        few_element_products<function>(from(r.x), from(r.v), static_cast<T*>(r.y) + offset, r.n, r.after, some);
+        few_element_products<function, T>(from(r.x), from(r.v), static_cast<T*>(r.y) + offset, r.n, r.after, some);
     });
     return false;
 }
