@@ -77,9 +77,9 @@ def softmax(
     Returns
     -------
     ndarray
-        Of the shape of `x`, and with the axes in memory in the order of `x` where its elements lie
-        side by side. A masked array for a masked array, whose mask counts as `where`; a scalar
-        where `x` is one.
+        Of the shape of `x`; of floats that lie side by side in memory, along one axis and without
+        `where`, in their order. A masked array for a masked array, whose mask counts as `where`; a
+        scalar where `x` is one.
 
     Raises
     ------
