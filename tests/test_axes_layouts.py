@@ -320,9 +320,9 @@ def test_windows_that_overlap_themselves(name: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64], ids=str)
 def test_memory_for_a_few_long_columns(name: str, dtype: type) -> None:
     x = np.zeros((1 << 17, 2), dtype)
-    out = None if name == "logsumexp" else np.empty_like(x)
+    arguments = {} if name == "logsumexp" else {"out": np.empty_like(x)}
     tracemalloc.start()
-    FUNCTIONS[name](x, axis=0, **({"out": out} if out is not None else {}))
+    FUNCTIONS[name](x, axis=0, **arguments)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5 * x.nbytes

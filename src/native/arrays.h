@@ -179,13 +179,6 @@ bool fits(PyObject* out, PyArrayObject* x, int ndim, const npy_intp* dims) {
            PyArray_CompareLists(dims, PyArray_DIMS(y), ndim);
 }
 
-// The same of a C-contiguous out, that does not share memory with x, or, `in_place`, all of it.
-bool takes_directly(PyObject* out, PyArrayObject* x, int ndim, const npy_intp* dims, bool in_place) {
-    if (!fits(out, x, ndim, dims)) return false;
-    auto y = reinterpret_cast<PyArrayObject*>(out);
-    return PyArray_IS_C_CONTIGUOUS(y) && ((in_place && PyArray_DATA(x) == PyArray_DATA(y) && PyArray_IS_C_CONTIGUOUS(x)) || !overlap(x, y));
-}
-
 // A temperature that is a number of Python's (or NumPy's float64); 0 for anything else, which others look at.
 double to_temperature(PyObject* temperature) {
     if (PyFloat_Check(temperature)) return PyFloat_AS_DOUBLE(temperature);

@@ -2,9 +2,9 @@
 #pragma once
 #include <cmath>
 
-#include "arrays.h"
 #include "exp2.h"
 #include "half.h"
+#include "order.h"
 
 namespace {
 

@@ -1,6 +1,5 @@
 // The module fastsoftmax._native: checks what Python hands over and calls the kernels.
 #define PY_SSIZE_T_CLEAN
-#include "arrays.h"
 #include "loss_calls.h"
 #include "order.h"
 #ifdef _OPENMP

@@ -39,18 +39,6 @@ bool are_alike(PyArrayObject* a, PyArrayObject* b) {
     return is_dense(a);
 }
 
-PyArrayObject* new_like(PyArrayObject* a) {
-    return reinterpret_cast<PyArrayObject*>(PyArray_NewLikeArray(a, NPY_KEEPORDER, nullptr, 0));
-}
-
-// An array in the order of `like`: itself, or a copy.
-PyArrayObject* in_order_of(PyArrayObject* like, PyArrayObject* a) {
-    if (are_alike(a, like)) return reinterpret_cast<PyArrayObject*>(Py_NewRef(a));
-    PyArrayObject* copy = new_like(like);
-    if (copy && PyArray_CopyInto(copy, a) < 0) Py_CLEAR(copy);
-    return copy;
-}
-
 // A new array of a's shape and dtype: in C's order, or in that of a.
 PyArrayObject* new_like(PyArrayObject* a, bool in_c) {
     in_c |= PyArray_IS_C_CONTIGUOUS(a);
@@ -63,6 +51,15 @@ bool goes_with(PyArrayObject* y, PyArrayObject* a, bool in_place) {
     return !overlap(y, a) || (in_place && PyArray_DATA(y) == PyArray_DATA(a) && are_alike(y, a));
 }
 
+// Whether a C-contiguous out fits, and goes with x.
+bool takes_directly(PyObject* out, PyArrayObject* x, int ndim, const npy_intp* dims, bool in_place) {
+    auto y = reinterpret_cast<PyArrayObject*>(out);
+    return fits(out, x, ndim, dims) && PyArray_IS_C_CONTIGUOUS(y) && goes_with(y, x, in_place);
+}
+
+// How many rows along an axis of a dense array lie side by side; those of one element are columns, beside all others.
+npy_intp side_by_side(const Rows& rows, PyArrayObject* a, int axis) { return rows.n == 1 && !rows.where ? rows.count : within(a, axis); }
+
 // A function with as many results as elements, along an axis of its inputs, of one shape. A new result is in the order of the first of
 // them; in C's, where they are read as rows apart. An out that is not dense is left to others, with None.
 template <Function function>
@@ -72,8 +69,7 @@ PyObject* mapped(PyArrayObject* const* inputs, int axis, Rows rows, PyObject* to
     if (out && !fits(to, x, PyArray_NDIM(x), PyArray_DIMS(x))) Py_RETURN_NONE;
     bool alike = std::all_of(inputs, inputs + count, [=](PyArrayObject* a) { return are_alike(a, like); });
     bool apart = !alike && axis == PyArray_NDIM(x) - 1 && (!out || PyArray_IS_C_CONTIGUOUS(out));
-    auto after = [=](PyArrayObject* a) { return rows.n == 1 && !rows.where ? rows.count : within(a, axis); };  // single ones: as columns
-    bool in_place = vectors(function) || after(like) == 1;
+    bool in_place = vectors(function) || side_by_side(rows, like, axis) == 1;
     auto collides = [=](PyArrayObject* a) { return out && !goes_with(out, a, in_place); };
     if (out && (!is_dense(out) || (apart && std::any_of(inputs, inputs + count, collides)))) Py_RETURN_NONE;
     Owned y{out ? reinterpret_cast<PyArrayObject*>(Py_NewRef(out)) : new_like(x, apart)}, copies[count];
@@ -92,7 +88,7 @@ PyObject* mapped(PyArrayObject* const* inputs, int axis, Rows rows, PyObject* to
     }
     rows.x = data[0], rows.v = data[1], rows.u = data[2], rows.y = PyArray_DATA(y.array);
     if (apart) rows.layouts = layouts;
-    else rows.after = after(y.array);
+    else rows.after = side_by_side(rows, y.array, axis);
     return run(function, x, rows) ? y.release() : nullptr;
 }
 
@@ -111,14 +107,14 @@ PyObject* reduced(PyArrayObject* x, int axis, Rows rows, PyObject* to) {
     if (out) {
         if (!fits(to, x, ndim - 1, shape) || !PyArray_IS_C_CONTIGUOUS(out) || overlap(out, x)) Py_RETURN_NONE;
         for (int i = 0; i < ndim - 1; ++i) apart |= shape[i] > 1 && PyArray_STRIDE(out, i) != of_result[i];
-        Py_INCREF(out);
     }
-    auto new_result = [&] { return PyArray_New(&PyArray_Type, ndim - 1, shape, PyArray_TYPE(x), apart ? nullptr : of_result, nullptr, 0, 0, nullptr); };
-    Owned y{out ? out : reinterpret_cast<PyArrayObject*>(new_result())};
+    npy_intp* order = apart ? nullptr : of_result;
+    PyObject* result = out ? Py_NewRef(to) : PyArray_New(&PyArray_Type, ndim - 1, shape, PyArray_TYPE(x), order, nullptr, 0, 0, nullptr);
+    Owned y{reinterpret_cast<PyArrayObject*>(result)};
     if (!y.array) return nullptr;
     Layout layout{ndim, shape, strides};
     if (apart) rows.layouts = &layout;
-    else if (!rows.where) rows.after = rows.n == 1 ? rows.count : within(x, axis);
+    else rows.after = side_by_side(rows, x, axis);
     rows.x = PyArray_DATA(x), rows.y = PyArray_DATA(y.array);
     if (!run(function, x, rows)) return nullptr;
     return ndim == 1 && !out ? PyArray_Return(reinterpret_cast<PyArrayObject*>(y.release())) : y.release();
