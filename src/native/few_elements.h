@@ -247,8 +247,7 @@ private:
                                                            ptrdiff_t v_next, ptrdiff_t i, Wide reference, Wide mean) {
 #pragma GCC unroll 16
         for (ptrdiff_t j = 0; j < n; ++j)
-            if constexpr (sizeof(Wide) == 4) y[j * y_next + i] = product_of<function>(p[j * p_next + i], v[j * v_next + i] - reference, mean);
-            else y[j * y_next + i] = product_of<function>(p[j * p_next + i], (v[j * v_next + i] - reference) - mean);
+            y[j * y_next + i] = product_of<function>(p[j * p_next + i], v[j * v_next + i] - reference, mean);
     }
 
     void one_by_one(ptrdiff_t count) {

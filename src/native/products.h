@@ -219,8 +219,8 @@ template <Function function, class T, class Work>
 }
 
 // The same of h = d - rest: in float32, where rest is less than a unit of d or so, h is not rounded a second time.
-template <Function function, class Work>
-[[gnu::always_inline]] inline float product_of(float p, Work d, Work rest) {
+template <Function function, class T, class Work>
+[[gnu::always_inline]] inline T product_of(T p, Work d, Work rest) {
     if constexpr (function == SOFTMAX_VJP && sizeof(Work) == 4) return fma(p, d, -(p * rest));
     else return product_of<function>(p, d - rest);
 }
