@@ -95,6 +95,29 @@ def test_in_place(axis: int, shape: tuple[int, ...], name: str, rng: np.random.G
 
 @every_function
 @pytest.mark.parametrize("axis", [0, 1, 2])
+def test_much_into_a_part_of_a_larger_array(axis: int, name: str, rng: np.random.Generator) -> None:
+    """Which is computed some at a time."""
+    inputs = arrays(name, (2, 500, 700), np.dtype(np.float32), rng)
+    expected = expected_of(name, inputs, axis)
+    for cut in range(expected.ndim):
+        whole = np.full([2 * n if i == cut else n for i, n in enumerate(expected.shape)], -5.0, "f")
+        out, rest = np.split(whole, 2, axis=cut)
+        assert getattr(fsm, name)(*inputs, axis=axis, out=out) is out
+        assert_same_bits(out, expected)
+        assert (rest == -5).all()
+        if name != "logsumexp":
+            out[...] = inputs[-1]
+            getattr(fsm, name)(*inputs[:-1], out, axis=axis, out=out)
+            assert_same_bits(out, expected)
+            rest[...] = inputs[
+                -1
+            ]  # and out the other way round, so that each part would spoil others
+            getattr(fsm, name)(*inputs[:-1], rest, axis=axis, out=np.flip(rest, (axis + 1) % 3))
+            assert_same_bits(np.flip(rest, (axis + 1) % 3), expected)
+
+
+@every_function
+@pytest.mark.parametrize("axis", [0, 1, 2])
 def test_order_of_results(axis: int, name: str, rng: np.random.Generator) -> None:
     for dtype in map(np.dtype, (np.float64, np.float32, np.float16, BFLOAT16)):
         for order in DENSE.values():

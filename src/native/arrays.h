@@ -43,7 +43,7 @@ bool runs_here(const Kernels* k) {
 const Kernels* kernels;  // the chosen ones
 
 constexpr npy_intp few = 8192;  // fewer elements are computed, or written, without releasing the GIL
-constexpr npy_intp share = 1 << 16;  // a thread of its own pays for that many
+constexpr npy_intp share = 1 << 15;  // a thread of its own pays for that many
 
 constexpr npy_intp cached = 24 << 20;  // bytes that a cache may keep
 
@@ -91,18 +91,22 @@ int threads_for(npy_intp elements) {
     return 1;
 }
 
-// The kernel over all rows, shared out among threads; of few rows or very long ones, each is shared.
-bool in_threads(Kernel kernel, Rows rows, int threads, npy_intp scratch) {
-    constexpr npy_intp very_long = 1 << 17;
-    // Narrower tiles of columns are slow; of narrow blocks, whole ones go together.
-    npy_intp unit = rows.after == 1 ? 1 : has_narrow_blocks(rows) ? rows.after : 16, units = rows.count / unit;
+// The kernel over all rows, shared out among threads; of few rows or very long ones, each is shared. Of columns whole blocks go
+// together, or `wide` columns: a core that reads or writes less of a row takes lines ahead that another one has.
+bool in_threads(Kernel kernel, Rows rows, int threads, npy_intp scratch, npy_intp wide) {
+    constexpr npy_intp very_long = 1 << 17, large = 1 << 18;
+    bool whole = rows.after <= wide || has_narrow_blocks(rows) || rows.count / rows.after >= 4 * threads;
+    npy_intp unit = whole ? rows.after : wide, units = rows.count / unit;
+    if (rows.after > 1 && units > 1) threads = static_cast<int>(std::min<npy_intp>(threads, units));
     if (threads == 1 || units < threads || (unit == 1 && rows.n >= very_long * threads)) {
         rows.threads = threads;
         return kernel(rows);
     }
     bool invalid = false;
 #ifdef _OPENMP
-    npy_intp pieces = std::min<npy_intp>(8 * threads, units);  // several each: another program may have one of the cores
+    npy_intp pieces = 8 * threads;  // several each: another program may have one of the cores
+    if (rows.after > 1) pieces = std::clamp<npy_intp>(rows.count * rows.n / large, threads, pieces);
+    pieces = std::min(pieces, units);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) reduction(|| : invalid)
     for (npy_intp i = 0; i < pieces; ++i) {
         Rows part = rows;
@@ -134,7 +138,7 @@ void* new_scratch(npy_intp size) {
 bool run(Function function, PyArrayObject* x, Rows rows) {
     Kernel kernel = kernels->rows[function][type_of(x)];
     npy_intp elements = rows.count * rows.n * (is_jacobian(function) || function == SOFTMAX_JACOBIAN_EIGENVALUES ? rows.n : 1);
-    int threads = threads_for(elements);
+    int threads = threads_for(is_jacobian(function) ? elements / 4 : elements);  // which are quickly written
     if (threads == 2 && rows.losses && rows.losses->after_blas) threads = 1;  // the second would wait for a core
     npy_intp scratch = scratch_size(function, rows, PyArray_ITEMSIZE(x));
     if (scratch && !(rows.scratch = new_scratch(scratch * threads))) return PyErr_NoMemory() != nullptr;
@@ -144,7 +148,7 @@ bool run(Function function, PyArrayObject* x, Rows rows) {
         invalid = kernel(rows);
     } else {
         Py_BEGIN_ALLOW_THREADS;
-        invalid = in_threads(kernel, rows, threads, scratch);
+        invalid = in_threads(kernel, rows, threads, scratch, function == LOGSUMEXP ? 64 : 512);
         Py_END_ALLOW_THREADS;
     }
     PyMem_RawFree(rows.scratch);

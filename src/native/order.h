@@ -31,12 +31,16 @@ bool is_dense(PyArrayObject* a) {
     return true;
 }
 
-// Of arrays of one shape, whether both are dense, and in the same order.
-bool are_alike(PyArrayObject* a, PyArrayObject* b) {
-    if (PyArray_IS_C_CONTIGUOUS(a) && PyArray_IS_C_CONTIGUOUS(b)) return true;
+// Of arrays of one shape, whether they have the same strides.
+bool have_same_strides(PyArrayObject* a, PyArrayObject* b) {
     for (int i = 0; i < PyArray_NDIM(a); ++i)
         if (PyArray_DIM(a, i) > 1 && PyArray_STRIDE(a, i) != PyArray_STRIDE(b, i)) return false;
-    return is_dense(a);
+    return true;
+}
+
+// Whether both are dense, and in the same order.
+bool are_alike(PyArrayObject* a, PyArrayObject* b) {
+    return (PyArray_IS_C_CONTIGUOUS(a) && PyArray_IS_C_CONTIGUOUS(b)) || (have_same_strides(a, b) && is_dense(a));
 }
 
 // A new array of a's shape and dtype: in C's order, or in that of a.
@@ -48,7 +52,7 @@ PyArrayObject* new_like(PyArrayObject* a, bool in_c) {
 
 // Whether y can be written while a is read: apart from it, or, `in_place`, the same.
 bool goes_with(PyArrayObject* y, PyArrayObject* a, bool in_place) {
-    return !overlap(y, a) || (in_place && PyArray_DATA(y) == PyArray_DATA(a) && are_alike(y, a));
+    return !overlap(y, a) || (in_place && PyArray_DATA(y) == PyArray_DATA(a) && have_same_strides(y, a));
 }
 
 // Whether a C-contiguous out fits, and goes with x.
@@ -60,8 +64,68 @@ bool takes_directly(PyObject* out, PyArrayObject* x, int ndim, const npy_intp* d
 // How many rows along an axis of a dense array lie side by side; those of one element are columns, beside all others.
 npy_intp side_by_side(const Rows& rows, PyArrayObject* a, int axis) { return rows.n == 1 && !rows.where ? rows.count : within(a, axis); }
 
+template <Function function>
+PyObject* mapped(PyArrayObject* const* inputs, int axis, Rows rows, PyObject* to);
+
+// Some of an array, along an axis; a view that does not own what it shows.
+PyArrayObject* part_of(PyArrayObject* a, int axis, npy_intp first, npy_intp some) {
+    npy_intp dims[NPY_MAXDIMS];
+    std::copy_n(PyArray_DIMS(a), PyArray_NDIM(a), dims);
+    dims[axis] = some;
+    char* data = PyArray_BYTES(a) + first * PyArray_STRIDE(a, axis);
+    PyArray_Descr* dtype = PyArray_DESCR(a);
+    Py_INCREF(dtype);
+    return reinterpret_cast<PyArrayObject*>(PyArray_NewFromDescr(&PyArray_Type, dtype, PyArray_NDIM(a), dims, PyArray_STRIDES(a), data,
+                                                                 PyArray_FLAGS(a) & NPY_ARRAY_WRITEABLE, nullptr));
+}
+
+// The outermost axis of an array but one, or that one where there is no other.
+int outermost(PyArrayObject* a, int axis) {
+    auto step = [=](int i) { return std::abs(PyArray_STRIDE(a, i)); };
+    int found = axis;
+    for (int i = 0; i < PyArray_NDIM(a); ++i)
+        if (i != axis && PyArray_DIM(a, i) > 1 && (found == axis || step(i) > step(found))) found = i;
+    return found;
+}
+
+// A result, which is given up, in out.
+PyObject* copied(PyObject* result, PyArrayObject* out) {
+    int failed = PyArray_CopyObject(out, result);
+    Py_DECREF(result);
+    return failed ? nullptr : Py_NewRef(out);
+}
+
+// A function with as many results as elements, into an out that is not dense, or that overlaps what it is computed from: computed
+// apart, some of it at a time where that is much, and copied.
+template <Function function>
+PyObject* mapped_in_parts(PyArrayObject* const* inputs, int axis, Rows rows, PyArrayObject* out) {
+    constexpr int count = 1 + vectors(function);
+    constexpr npy_intp much = 1 << 20, narrow = 64;  // bytes; columns
+    int cut = outermost(out, axis);
+    npy_intp length = PyArray_DIM(out, cut), some = std::max<npy_intp>(1, much * length / PyArray_NBYTES(out));
+    if (std::abs(PyArray_STRIDE(out, cut)) < std::abs(PyArray_STRIDE(out, axis))) some = std::max(some, narrow);
+    bool go_with = std::all_of(inputs, inputs + count, [=](PyArrayObject* a) { return goes_with(out, a, true); });
+    if (some >= length || cut == axis || !go_with) {
+        PyObject* result = mapped<function>(inputs, axis, rows, Py_None);
+        return result ? copied(result, out) : nullptr;
+    }
+    for (npy_intp first = 0; first < length; first += some) {
+        some = std::min(some, length - first);
+        Owned parts[count], y{part_of(out, cut, first, some)};
+        PyArrayObject* of_inputs[count];
+        for (int i = 0; i < count; ++i)
+            if (!(of_inputs[i] = parts[i].array = part_of(inputs[i], cut, first, some))) return nullptr;
+        if (!y.array) return nullptr;
+        rows.count = PyArray_SIZE(y.array) / rows.n;
+        PyObject* done = mapped<function>(of_inputs, axis, rows, reinterpret_cast<PyObject*>(y.array));
+        if (!done) return nullptr;
+        Py_DECREF(done);
+    }
+    return Py_NewRef(out);
+}
+
 // A function with as many results as elements, along an axis of its inputs, of one shape. A new result is in the order of the first of
-// them; in C's, where they are read as rows apart. An out that is not dense is left to others, with None.
+// them; in C's, where they are read as rows apart. An out that does not fit is left to others, with None.
 template <Function function>
 PyObject* mapped(PyArrayObject* const* inputs, int axis, Rows rows, PyObject* to) {
     constexpr int count = 1 + vectors(function);
@@ -71,7 +135,8 @@ PyObject* mapped(PyArrayObject* const* inputs, int axis, Rows rows, PyObject* to
     bool apart = !alike && axis == PyArray_NDIM(x) - 1 && (!out || PyArray_IS_C_CONTIGUOUS(out));
     bool in_place = vectors(function) || side_by_side(rows, like, axis) == 1;
     auto collides = [=](PyArrayObject* a) { return out && !goes_with(out, a, in_place); };
-    if (out && (!is_dense(out) || (apart && std::any_of(inputs, inputs + count, collides)))) Py_RETURN_NONE;
+    if (out && (!is_dense(out) || (apart && std::any_of(inputs, inputs + count, collides))))
+        return rows.where ? Py_NewRef(Py_None) : mapped_in_parts<function>(inputs, axis, rows, out);
     Owned y{out ? reinterpret_cast<PyArrayObject*>(Py_NewRef(out)) : new_like(x, apart)}, copies[count];
     if (!y.array) return nullptr;
 
@@ -105,7 +170,11 @@ PyObject* reduced(PyArrayObject* x, int axis, Rows rows, PyObject* to) {
 
     bool apart = !is_dense(x);
     if (out) {
-        if (!fits(to, x, ndim - 1, shape) || !PyArray_IS_C_CONTIGUOUS(out) || overlap(out, x)) Py_RETURN_NONE;
+        if (!fits(to, x, ndim - 1, shape)) Py_RETURN_NONE;
+        if (!PyArray_IS_C_CONTIGUOUS(out) || overlap(out, x)) {
+            PyObject* result = reduced<function>(x, axis, rows, Py_None);
+            return result ? copied(result, out) : nullptr;
+        }
         for (int i = 0; i < ndim - 1; ++i) apart |= shape[i] > 1 && PyArray_STRIDE(out, i) != of_result[i];
     }
     npy_intp* order = apart ? nullptr : of_result;
