@@ -195,6 +195,43 @@ def test_axes_and_layouts(dtype: Any, rng: np.random.Generator) -> None:
         assert_same_bits(got[1], axes.back(by_row.reshape((*axes.batch, axes.n))))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, BFLOAT16])
+@pytest.mark.parametrize(
+    "shape", [(3, 19, 5000), (1, 5, 20_000), (900, 3, 40), (2, 70, 9), (5, 300, 33), (2, 20_000, 2)]
+)
+def test_classes_along_a_middle_axis(
+    shape: tuple[int, int, int], dtype: Any, rng: np.random.Generator
+) -> None:
+    """As images have them: the bits of rows, in any number of parts."""
+    x, n = (5 * rng.standard_normal(shape)).astype(dtype), shape[1]
+    x[0, 0, 0], x[-1, :, -1] = np.inf, -np.inf
+    rows = np.ascontiguousarray(x.transpose(0, 2, 1)).reshape(-1, n)
+    t = rng.integers(-1, n, (shape[0], shape[2]))
+    q = fsm.softmax(rng.standard_normal(rows.shape).astype(dtype))
+    all_options: list[dict[str, Any]] = [
+        {"ignore_index": -1},
+        {"label_smoothing": 0.1, "z_loss": 0.01},
+    ]
+    if x.itemsize > 2:
+        all_options[1]["weight"] = rng.random(n).astype(dtype)
+    with np.errstate(invalid="ignore"):
+        for options in all_options:
+            targets, of_rows = (t, t.ravel()) if "ignore_index" in options else (q, q)
+            if targets is q:
+                targets = q.reshape(shape[0], shape[2], n).transpose(0, 2, 1).copy()
+            loss, grad = both(rows, of_rows, **options)
+            grad = grad.reshape(shape[0], shape[2], n).transpose(0, 2, 1)
+            got = both(x, targets, axis=1, **options)
+            assert_same_bits(got[0].ravel(), loss)
+            assert_same_bits(got[1], grad)
+            out = x.copy()
+            assert_same_bits(both(out, targets, axis=1, out=out, **options)[0], got[0])
+            assert_same_bits(out, grad)
+            x0, rows0 = (np.where(np.isfinite(a), a, np.zeros_like(a)) for a in (x, rows))
+            mean = fsm.cross_entropy(x0, targets, 1, **options)
+            assert_same_bits(mean, fsm.cross_entropy(rows0, of_rows, **options))
+
+
 def test_blocks_of_large_arrays(rng: np.random.Generator) -> None:
     """The axis and the types make it go through more blocks than one."""
     x = rng.standard_normal((6, 90, 1500))

@@ -21,6 +21,15 @@ template <class T>
     else return x;
 }
 
+// By whole pieces, the last of which may copy some of them again. A call of memcpy for so few would take longer.
+template <ptrdiff_t piece = 16, class T>
+[[gnu::always_inline]] inline void copy_few(const T* x, T* y, ptrdiff_t n) {
+    if constexpr (piece > 1)
+        if (n < piece) return copy_few<piece / 2>(x, y, n);
+    for (ptrdiff_t i = 0; i + piece < n; i += piece) __builtin_memcpy(y + i, x + i, piece * sizeof(T));
+    __builtin_memcpy(y + n - piece, x + n - piece, piece * sizeof(T));
+}
+
 constexpr ptrdiff_t side = 32;  // of squares that are converted together
 
 // n elements that are `stride` apart; those of 16 bits are converted when they lie together.
@@ -139,15 +148,24 @@ Strided<T> strided_row(const void* x, const Layout& layout, ptrdiff_t row) {
     return {reinterpret_cast<const T*>(static_cast<const char*>(x) + layout.offset(row)), layout.stride() / ptrdiff_t{sizeof(T)}};
 }
 
-// Some rows of an array with a layout, from `first` on.
+// Some rows of an array with a layout, from `first` on: those that are equally far apart at a time.
 template <class T, class To>
 void gather_rows(const void* x, const Layout& layout, ptrdiff_t first, To* y, ptrdiff_t n, ptrdiff_t count) {
     if (layout.is_one_row(n)) return strided_row<T>(x, layout, first).gather(0, 0, y, n * count);
-    ptrdiff_t neighbours = layout.neighbours(sizeof(T));
-    for (ptrdiff_t i = 0, some; i < count; i += some) {
-        some = neighbours == 1 ? 1 : std::min(neighbours - (first + i) % neighbours, count - i);
-        Strided<T> row = strided_row<T>(x, layout, first + i);
-        gather(row.x, row.stride, y + i * n, n, some);
+    constexpr ptrdiff_t size = sizeof(T), small = 64;
+    const ptrdiff_t equally = layout.shape[layout.ndim - 2], apart = layout.strides[layout.ndim - 2] / size;
+    const bool side_by_side = layout.neighbours(size) > 1, few = layout.stride() == size && n <= small;
+    auto gather_row = [=](const T* from, ptrdiff_t stride, To* to) {
+        if constexpr (std::is_same_v<T, To>)
+            if (few) return copy_few(from, to, n);
+        gather_strided(from, stride, to, n);
+    };
+    for (ptrdiff_t end = first + count, some; first < end; first += some, y += some * n) {
+        some = std::min(equally - first % equally, end - first);
+        Strided<T> row = strided_row<T>(x, layout, first);
+        if (side_by_side) gather(row.x, row.stride, y, n, some);
+        else
+            for (ptrdiff_t r = 0; r < some; ++r) gather_row(row.x + r * apart, row.stride, y + r * n);
     }
 }
 

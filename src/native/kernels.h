@@ -128,7 +128,10 @@ constexpr ptrdiff_t scratch_size(Function f, const Rows& r, ptrdiff_t itemsize) 
         if (r.after == 1 && itemsize > 2 && !r.layouts) return 0;
         return (2 + vectors(f)) * (r.after > 1 ? columns : some) * std::max<ptrdiff_t>(itemsize, 4);
     }
-    if (f == CROSS_ENTROPY) return itemsize == 2 ? 3 * some * 4 : 0;
+    if (f == CROSS_ENTROPY) {
+        if (r.after == 1 && itemsize > 2) return 0;
+        return 3 * (r.after > 1 ? columns : some) * std::max<ptrdiff_t>(itemsize, 4);
+    }
     if (r.after == 1 && !r.layouts && !r.where && f == SOFTMAX && itemsize != 4 && r.n > chunk && r.n <= longest_kept)
         return r.n * std::max<ptrdiff_t>(itemsize, 4);
     return (r.after > 1 ? 2 * columns : r.layouts ? some : r.where && f == LOGSUMEXP ? some : 0) * itemsize;

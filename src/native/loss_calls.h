@@ -140,8 +140,7 @@ bool weigh(const Losses& losses, PyArrayObject* weight, npy_intp rows, npy_intp 
 PyObject* plain_cross_entropy(PyObject* const* args);
 
 // cross_entropy(logits, targets, axis, weight, ignore_index, label_smoothing, z_loss, where, reduction, return_grad, out): for
-// C-contiguous arrays of one dtype of floats, along their last axis, indices of any integers, and right arguments;
-// None for anything else.
+// C-contiguous arrays of one dtype of floats, indices of any integers, and right arguments; None for anything else.
 PyObject* direct_cross_entropy(PyObject*, PyObject* const* args, Py_ssize_t count) {
     constexpr npy_intp few_indices = 1 << 16;
     if (count != 11) return PyErr_Format(PyExc_TypeError, "11 arguments expected, not %zd", count);
@@ -168,14 +167,16 @@ PyObject* plain_cross_entropy(PyObject* const* args) {
     PyObject *ignore = args[4], *reduction = args[8], *out = args[10];
     if (!PyArray_CheckExact(args[0]) || !PyArray_CheckExact(args[1]) || !is_rows(x) || !PyArray_ISCARRAY_RO(targets)) Py_RETURN_NONE;
     int ndim = PyArray_NDIM(x), overflow = 0;
-    if (!kernels->rows[CROSS_ENTROPY][type_of(x)] || to_axis(args[2], x) != ndim - 1 || args[7] != Py_None) Py_RETURN_NONE;
-    npy_intp n = length(x), rows = PyArray_SIZE(x) / n;
+    int axis = to_axis(args[2], x);
+    if (!kernels->rows[CROSS_ENTROPY][type_of(x)] || axis < 0 || args[7] != Py_None) Py_RETURN_NONE;
+    npy_intp n = PyArray_DIM(x, axis), rows = PyArray_SIZE(x) / n, after = within(x, axis), batch[NPY_MAXDIMS];
+    std::copy_n(PyArray_DIMS(x) + axis + 1, ndim - axis - 1, std::copy_n(PyArray_DIMS(x), axis, batch));
 
     Losses losses{};
     losses.ignored = NPY_MIN_INT64;
     const void* q = nullptr;
     if (PyArray_TYPE(targets) == NPY_INT64) {
-        if (PyArray_NDIM(targets) != ndim - 1 || !PyArray_CompareLists(PyArray_DIMS(targets), PyArray_DIMS(x), ndim - 1)) Py_RETURN_NONE;
+        if (PyArray_NDIM(targets) != ndim - 1 || !PyArray_CompareLists(PyArray_DIMS(targets), batch, ndim - 1)) Py_RETURN_NONE;
         losses.index = static_cast<const int64_t*>(PyArray_DATA(targets));
         if (PyLong_CheckExact(ignore)) losses.ignored = PyLong_AsLongLongAndOverflow(ignore, &overflow);
         else if (ignore != Py_None) Py_RETURN_NONE;
@@ -210,18 +211,21 @@ PyObject* plain_cross_entropy(PyObject* const* args) {
     // on one thread, the losses of some rows should stay near
     npy_intp most = threads_for(rows * n) == 1 ? 1 << 13 : 1 << 16, step = std::clamp<npy_intp>((1 << 22) / n, 1, most);
     PyObject* grad = !with_grad ? nullptr : out == Py_None ? PyArray_SimpleNew(ndim, PyArray_DIMS(x), PyArray_TYPE(x)) : Py_NewRef(out);
-    PyObject* result = PyArray_SimpleNew(none ? ndim - 1 : 0, PyArray_DIMS(x), PyArray_TYPE(x));
+    PyObject* result = PyArray_SimpleNew(none ? ndim - 1 : 0, batch, PyArray_TYPE(x));
     losses.loss = static_cast<double*>(PyMem_RawMalloc(std::min(rows, step) * sizeof(double)));
     bool ok = result && (grad || !with_grad) && (losses.loss || PyErr_NoMemory());
     ExactSum sum;
-    for (npy_intp from = 0; ok && from < rows; from += step) {
-        auto at = [=](const void* a, npy_intp i) { return static_cast<const char*>(a) + i * PyArray_ITEMSIZE(x); };
+    for (npy_intp from = 0, count; ok && from < rows; from += count) {
+        npy_intp column = from % after, offset = (from - column) * n + column;
+        count = std::min(step, rows - from);
+        if (after > 1) count = column || count < after ? std::min(count, after - column) : count / after * after;
+        auto at = [=](const void* a) { return static_cast<const char*>(a) + offset * PyArray_ITEMSIZE(x); };
         Losses part = losses;
-        Rows some{at(PyArray_DATA(x), from * n), nullptr, std::min(step, rows - from), n};
-        if (grad) some.y = const_cast<char*>(at(PyArray_DATA(reinterpret_cast<PyArrayObject*>(grad)), from * n));
-        if (q) some.v = at(q, from * n);
+        Rows some{at(PyArray_DATA(x)), nullptr, count, n};
+        if (grad) some.y = const_cast<char*>(at(PyArray_DATA(reinterpret_cast<PyArrayObject*>(grad))));
+        if (q) some.v = at(q);
         if (losses.index) part.index += from;
-        some.losses = &part;
+        some.after = after, some.losses = &part;
         ok = run(CROSS_ENTROPY, x, some);
         if (!none) sum.add(part.loss, some.count);
         for (npy_intp i = 0; none && i < some.count; ++i) set_value(reinterpret_cast<PyArrayObject*>(result), from + i, part.loss[i]);

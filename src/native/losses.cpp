@@ -1,8 +1,6 @@
 // Cross-entropy and its gradient.
+#include "gathered.h"
 #include "loss_rows.h"
-
-#include "half.h"
-#include "kernels.h"
 
 namespace {
 
@@ -16,37 +14,47 @@ bool cross_entropy(const Rows& r) {
     return rows.invalid;
 }
 
-// Of 16-bit floats, without weights: some rows at a time become float32, and their gradients go back.
-template <class Half>
-bool half_cross_entropy(const Rows& r) {
-    const ptrdiff_t n = r.n, most = rows_at_a_time(n);
-    auto x = static_cast<float*>(r.scratch), y = x + most * n, q = y + most * n;
+// Of columns, or of 16-bit floats, without weights: some at a time become rows, of float32, and their gradients go back.
+template <class T>
+bool gathered_cross_entropy(const Rows& r) {
+    using Work = std::conditional_t<sizeof(T) == 2, float, T>;
+    const ptrdiff_t n = r.n, most = r.after > 1 ? columns_at_a_time(n, r.after) : rows_at_a_time(n);
+    auto x = static_cast<Work*>(r.scratch), y = x + most * n, q = y + most * n;
     bool invalid = false;
-    for (ptrdiff_t first = r.first, count; first < r.first + r.count; first += count) {
-        count = std::min(most, r.first + r.count - first);
-        auto from = static_cast<const Half*>(r.x) + first * n, q_from = static_cast<const Half*>(r.v) + (r.v ? first * n : 0);
-        each_chunk(count * n, r.threads, [=](ptrdiff_t i, ptrdiff_t some) {
-            widen(from + i, x + i, some);
-            if (r.v) widen(q_from + i, q + i, some);
-        });
+    each_tile(r, most, [&](ptrdiff_t first, ptrdiff_t count, ptrdiff_t offset) {
+        auto take = [=](const void* from, Work* to) {
+            auto rows = static_cast<const T*>(from) + offset;
+            if (r.after > 1) return gather(rows, r.after, to, n, count);
+            each_chunk(count * n, r.threads, [=](ptrdiff_t i, ptrdiff_t some) { convert(rows + i, to + i, some); });
+        };
+        take(r.x, x);
+        if (r.v) take(r.v, q);
         Losses losses = *r.losses;
         if (losses.index) losses.index += first;
         losses.loss += first;
         Rows rows{x, r.y ? y : nullptr, count, n};
         rows.v = r.v ? q : nullptr, rows.losses = &losses, rows.threads = r.threads;
-        invalid |= cross_entropy<float>(rows);
-        if (!r.y) continue;
-        auto to = static_cast<Half*>(r.y) + first * n;
-        each_chunk(count * n, r.threads, [=](ptrdiff_t i, ptrdiff_t some) { narrow(y + i, to + i, some); });
-    }
+        invalid |= cross_entropy<Work>(rows);
+        if (!r.y) return;
+        T* to = static_cast<T*>(r.y) + offset;
+        if (r.after > 1) return scatter(y, to, r.after, n, count);
+        each_chunk(count * n, r.threads, [=](ptrdiff_t i, ptrdiff_t some) { convert(y + i, to + i, some); });
+    });
     return invalid;
+}
+
+template <class T>
+bool any_cross_entropy(const Rows& r) {
+    if constexpr (sizeof(T) > 2)
+        if (r.after == 1) return cross_entropy<T>(r);
+    return gathered_cross_entropy<T>(r);
 }
 
 }  // namespace
 
 namespace FASTSOFTMAX_ISA {
 
-const Kernel cross_entropy_kernels[TYPES] = {cross_entropy<float>, cross_entropy<double>, half_cross_entropy<Float16>,
-                                             half_cross_entropy<BFloat16>};
+const Kernel cross_entropy_kernels[TYPES] = {any_cross_entropy<float>, any_cross_entropy<double>, any_cross_entropy<Float16>,
+                                             any_cross_entropy<BFloat16>};
 
 }  // namespace FASTSOFTMAX_ISA

@@ -13,15 +13,6 @@ bool are_narrow(const Rows& r) {
     return has_narrow_blocks(r) && r.n * r.after <= most;
 }
 
-// By whole pieces, the last of which may copy some of them again. A call of memcpy for so few would take longer.
-template <ptrdiff_t piece = 16, class T>
-[[gnu::always_inline]] inline void copy_few(const T* x, T* y, ptrdiff_t n) {
-    if constexpr (piece > 1)
-        if (n < piece) return copy_few<piece / 2>(x, y, n);
-    for (ptrdiff_t i = 0; i + piece < n; i += piece) __builtin_memcpy(y + i, x + i, piece * sizeof(T));
-    __builtin_memcpy(y + n - piece, x + n - piece, piece * sizeof(T));
-}
-
 // The j-th elements of all blocks, one block after the other, become row j of y.
 template <class T>
 void pack(const T* x, T* y, ptrdiff_t n, ptrdiff_t after, ptrdiff_t blocks) {
