@@ -241,6 +241,32 @@ def test_axes(shape: tuple[int, ...], name: str, rng: np.random.Generator) -> No
 
 
 @every_function
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_axes_that_lie_as_one(name: str, dtype: Any, rng: np.random.Generator) -> None:
+    function = FUNCTIONS[name]
+    x, where = (3 * rng.standard_normal((3, 4, 50))).astype(dtype), rng.random((4, 50)) < 0.7
+    for axes, shape in (
+        (None, (1, -1)),
+        ((0, 1, 2), (1, -1)),
+        ((1, 2), (3, -1)),
+        ((-3, -2), (-1, 50)),
+    ):
+        for keep in (None, where):
+            mask = None if keep is None else np.broadcast_to(keep, x.shape).reshape(shape)
+            at = 0 if shape[1] == 50 else 1
+            expected = function(x.reshape(shape), axis=at, where=mask)
+            result = function(x, axis=axes, where=keep)
+            assert_same_bits(np.reshape(result, expected.shape), expected)
+            for out in (np.empty_like(result), np.empty_like(np.repeat(result, 2, -1))[..., ::2]):
+                if np.ndim(result):
+                    assert function(x, axis=axes, where=keep, out=out) is out
+                    assert_same_bits(out, result)
+            if name != "logsumexp":
+                same = x.copy()
+                assert_same_bits(function(same, axis=axes, where=keep, out=same), result)
+
+
+@every_function
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3), (2, 0, 3), (0, 0)], ids=str)
 def test_empty(shape: tuple[int, ...], name: str) -> None:
     x = np.empty(shape, dtype=np.float32)

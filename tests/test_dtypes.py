@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import (
     FUNCTIONS,
+    MAPS,
     assert_accurate,
     assert_same_bits,
     cast,
@@ -218,3 +219,16 @@ def test_long_rows_of_short_floats(n: int, dtype: np.dtype, rng: np.random.Gener
             assert np.isnan(got[3:].astype(np.float32)).all()
             with pytest.raises(FloatingPointError), np.errstate(invalid="raise"):
                 function(x[3])
+
+
+@every_map
+def test_lists_and_integers_are_arrays_of_float64(name: str) -> None:
+    x = np.array([[1, 2, 4], [0, 0, -7]])
+    expected = MAPS[name](x.astype(np.float64), temperature=2)
+    for same in (x, x.tolist(), x.astype(np.int8), x.astype(">i4"), x.astype(np.int32).T.copy().T):
+        assert_same_bits(MAPS[name](same, temperature=2), expected)
+        out = np.empty(x.shape)
+        assert MAPS[name](same, temperature=2, out=out) is out
+        assert_same_bits(out, expected)
+    half = MAPS[name](x.astype(np.float16))
+    assert_same_bits(MAPS[name](x.tolist(), dtype=np.float16), half)

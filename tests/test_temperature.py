@@ -243,3 +243,14 @@ def test_temperature_is_not_written(name: str, rng: np.random.Generator) -> None
     temperature.flags.writeable = False
     MAPS[name](rng.standard_normal((30, 9)), temperature=temperature)
     np.testing.assert_array_equal(temperature, before)
+
+
+@every_map
+def test_temperatures_of_any_number_type(name: str, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((3, 5)).astype(np.float32)
+    expected = MAPS[name](x, temperature=2.5)
+    for kind in (np.float64, np.float32, np.float16, np.longdouble):
+        assert_same_bits(MAPS[name](x, temperature=kind(2.5)), expected)
+    for number in (np.float32("nan"), np.float16(0), np.float64(-1)):
+        with pytest.raises(ValueError, match="temperature"):
+            MAPS[name](x, temperature=number)

@@ -17,7 +17,7 @@ from helpers import (
     every_map,
     exact,
 )
-from reference import Array
+from reference import BFLOAT16, Array
 
 import fastsoftmax as fsm
 
@@ -152,6 +152,61 @@ def test_where_broadcasts_over_every_axis(name: str, rng: np.random.Generator) -
         for axis in (0, 1, -1, (0, 2), None):
             got = FUNCTIONS[name](x, where=where, axis=axis)
             assert_accurate(name, got, exact(name, x, where=where, axis=axis), np.float32)
+
+
+@every_function
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, BFLOAT16])
+@pytest.mark.parametrize(
+    "shape",
+    [(7, 3, 5), (2, 40, 33), (3, 1, 700), (1, 700, 3), (2, 90, 1100), (1, 20_000, 2)],
+    ids=str,
+)
+def test_where_along_any_axis_of_any_layout(
+    shape: tuple[int, int, int], dtype: Any, name: str, rng: np.random.Generator
+) -> None:
+    """As rows, with a mask of their own shape: also into arrays that lie otherwise."""
+    x = (5 * rng.standard_normal(shape)).astype(dtype)
+    x[0, 0, 0] = np.inf
+    function, order = FUNCTIONS[name], (2, 0, 1)
+    layouts = [
+        x,
+        x.transpose(order).copy().transpose(np.argsort(order)),
+        np.repeat(x, 2, 2)[..., ::2],
+    ]
+    masks = [
+        rng.random(m) < 0.7 for m in (shape, shape[1:], (shape[1], 1), (shape[0], 1, shape[2]))
+    ]
+    masks.append(np.asfortranarray(masks[0]))
+    for axis in range(3):
+        rows = np.moveaxis(x, axis, -1).copy()
+        for where in masks:
+            mask = np.moveaxis(np.broadcast_to(where, shape), axis, -1).copy()
+            with np.errstate(invalid="ignore"):
+                expected = function(rows, where=mask)
+                if name != "logsumexp":
+                    expected = np.moveaxis(expected, -1, axis)
+                for view in layouts:
+                    assert_same_bits(function(view, where=where, axis=axis), expected)
+                    out = np.repeat(expected, 2, -1)[..., ::2]
+                    assert function(view, where=where, axis=axis, out=out) is out
+                    assert_same_bits(out, expected)
+                if name != "logsumexp":
+                    out = x.copy()
+                    function(out, where=where, axis=axis, out=out)
+                    assert_same_bits(out, expected)
+
+
+@every_function
+def test_where_in_the_memory_of_out(name: str, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((40, 30)).astype(np.float32)
+    for axis in (0, 1):
+        expected = FUNCTIONS[name](x, axis=axis, where=x > 0)
+        memory = np.zeros(x.shape, np.float32)
+        where = memory.view(bool)[:, : x.shape[1]]
+        where[...] = x > 0
+        out = memory if name != "logsumexp" else memory.reshape(-1)[: len(expected)]
+        FUNCTIONS[name](x, axis=axis, where=where, out=out)
+        assert_same_bits(out, expected)
 
 
 @every_function

@@ -1,7 +1,7 @@
 """softmax, log_softmax and logsumexp.
 
-Each tries the native call, which takes contiguous rows of float32 or float64 as they are and
-answers None to anything else; `_general` then makes rows of whatever it is.
+Each tries the native call, which takes arrays of floats as they lie and answers None to anything
+else; `_general` then makes such an array of it, or rows.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _COLUMNS = {
     "logsumexp": _native.logsumexp_columns,
 }
 _MASKED = {"softmax": 0.0, "log_softmax": -np.inf, "logsumexp": -np.inf}
+_SMALL = 2**16  # elements that are converted at once, not part by part
 _LARGE = (
     2.0**64
 )  # temperatures beyond, and x with them, are scaled down so that no threshold overflows
@@ -223,6 +224,12 @@ def _general(
                 f"dtype is {np.dtype(dtype).name}; a real floating-point type is expected"
             )
         result = result_dtype("dtype", np.dtype(dtype))
+    tried = source is x and source.dtype == result and dtype is None
+    if type(source) is np.ndarray and not (tried or keepdims) and source.size <= _SMALL:
+        array = source.astype(result, copy=False)
+        y = getattr(_native, name)(array, axis, where, temperature, out, None)
+        if y is not None:
+            return y
     working = working_dtype(result)
     axes = Axes(source.shape, axis)
     reduces = name == "logsumexp"

@@ -183,9 +183,10 @@ bool fits(PyObject* out, PyArrayObject* x, int ndim, const npy_intp* dims) {
            PyArray_CompareLists(dims, PyArray_DIMS(y), ndim);
 }
 
-// A temperature that is a number of Python's (or NumPy's float64); 0 for anything else, which others look at.
+// A temperature that is a number of Python's or NumPy's; 0 for anything else, which others look at.
 double to_temperature(PyObject* temperature) {
     if (PyFloat_Check(temperature)) return PyFloat_AS_DOUBLE(temperature);
+    if (PyArray_IsScalar(temperature, Floating) && !PyArray_IsScalar(temperature, LongDouble)) return PyFloat_AsDouble(temperature);
     int overflow;
     return PyLong_CheckExact(temperature) ? static_cast<double>(PyLong_AsLongAndOverflow(temperature, &overflow)) : 0;
 }
@@ -193,10 +194,32 @@ double to_temperature(PyObject* temperature) {
 // The axis of x that an argument names; -1 where it does not, or it is none that we take directly.
 int to_axis(PyObject* axis, PyArrayObject* x) {
     int overflow, ndim = PyArray_NDIM(x);
-    if (!PyLong_CheckExact(axis)) return -1;
+    if (!PyLong_CheckExact(axis) && !PyArray_IsScalar(axis, Integer)) return -1;
     long a = PyLong_AsLongAndOverflow(axis, &overflow);
     if (a < 0) a += ndim;
     return !overflow && a >= 0 && a < ndim ? static_cast<int>(a) : -1;
+}
+
+// Axes from the first on, before the end.
+struct Axes {
+    int first = -1, end = 0;
+};
+
+// One axis or several that follow each other; or from -1 on, likewise.
+Axes to_axes(PyObject* axes, PyArrayObject* x) {
+    if (axes == Py_None) return {0, PyArray_NDIM(x)};
+    if (!PyTuple_CheckExact(axes)) {
+        int axis = to_axis(axes, x);
+        return {axis, axis + 1};
+    }
+    Axes all;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(axes); ++i) {
+        int axis = to_axis(PyTuple_GET_ITEM(axes, i), x);
+        if (axis < 0 || (i > 0 && axis != all.end)) return {};
+        if (i == 0) all.first = axis;
+        all.end = axis + 1;
+    }
+    return all;
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "half_rows.h"
 #include "kernels.h"
 #include "long_rows.h"
+#include "masked.h"
 #include "narrow_columns.h"
 #include "short_rows.h"
 
@@ -263,48 +264,6 @@ bool all_half_rows(const Rows& r) {
     return invalid;
 }
 
-// y is x where it counts, and `other` elsewhere. Of a choice, or of bools, compilers make no vectors.
-template <class T>
-void keep_where(const T* x, const bool* keep, T* y, ptrdiff_t n, T other) {
-    using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>>;
-    const Bits of_other = std::bit_cast<Bits>(other);
-    auto counts = reinterpret_cast<const unsigned char*>(keep);
-#pragma omp simd
-    for (ptrdiff_t j = 0; j < n; ++j) {
-        Bits mask = static_cast<Bits>(-static_cast<Bits>(counts[j] != 0));
-        if constexpr (sizeof(T) == 2) y[j].bits = (x[j].bits & mask) | (of_other & ~mask);
-        else y[j] = std::bit_cast<T>((std::bit_cast<Bits>(x[j]) & mask) | (of_other & ~mask));
-    }
-}
-
-// Some rows at a time, with -inf for what does not count; where nothing does, the result is that for nothing.
-template <Function function, class T, Kernel all_rows>
-bool rows_where(const Rows& r) {
-    constexpr bool reduces = function == LOGSUMEXP;
-    constexpr ptrdiff_t most = rows_at_a_time(1);
-    const T minus_inf(-std::numeric_limits<float>::infinity()), left_out = function == SOFTMAX ? T(0.0f) : minus_inf;
-    bool invalid = false, any[most];
-    for (ptrdiff_t first = r.first, count; first < r.first + r.count; first += count) {
-        count = std::min(rows_at_a_time(r.n), r.first + r.count - first);
-        auto x = static_cast<const T*>(r.x) + first * r.n;
-        auto y = static_cast<T*>(r.y) + first * (reduces ? 1 : r.n);
-        auto keep = r.where + first * r.n;
-        auto kept = reduces ? static_cast<T*>(r.scratch) : y;
-        keep_where(x, keep, kept, count * r.n, minus_inf);
-        for (ptrdiff_t i = 0; i < count; ++i) {
-            any[i] = std::any_of(keep + i * r.n, keep + (i + 1) * r.n, [](bool k) { return k; });
-            if (!any[i]) std::fill_n(kept + i * r.n, r.n, T(0.0f));
-        }
-        Rows some{kept, y, count, r.n, r.temperature + first * r.temperature_stride, r.temperature_stride};
-        some.threads = r.threads;
-        invalid |= all_rows(some);
-        if constexpr (reduces)
-            for (ptrdiff_t i = 0; i < count; ++i) y[i] = any[i] ? y[i] : minus_inf;
-        else keep_where(y, keep, y, count * r.n, left_out);
-    }
-    return invalid;
-}
-
 // Rows of an array with a layout: long ones whose elements lie beside each other where they are; others gathered, some at a time,
 // the longest where their results will be, or by chunks.
 template <Function function, class T, Kernel of_rows>
@@ -375,7 +334,7 @@ bool columns(const Rows& r) {
 template <Function function, class T>
 bool rows(const Rows& r) {
     if (r.layouts) return strided_rows<function, T, contiguous_rows<function, T>>(r);
-    if (r.where) return rows_where<function, T, contiguous_rows<function, T>>(r);
+    if (r.where) return r.after > 1 ? columns_where<function, T, rows<function, T>>(r) : rows_where<function, T, contiguous_rows<function, T>>(r);
     if (r.after == 1) return contiguous_rows<function, T>(r);
     if (are_narrow<T>(r)) return narrow_columns<function, T, rows<function, T>>(r);
     return r.n > short_row_of<function, T> ? columns<function, T, false>(r) : columns<function, T, true>(r);
@@ -384,7 +343,7 @@ bool rows(const Rows& r) {
 template <Function function, class Half>
 bool half_rows(const Rows& r) {
     if (r.layouts) return strided_rows<function, Half, all_half_rows<function, Half>>(r);
-    if (r.where) return rows_where<function, Half, all_half_rows<function, Half>>(r);
+    if (r.where) return r.after > 1 ? columns_where<function, Half, half_rows<function, Half>>(r) : rows_where<function, Half, all_half_rows<function, Half>>(r);
     if (r.after == 1) return all_half_rows<function, Half>(r);
     if (are_narrow<Half>(r)) return narrow_columns<function, Half, half_rows<function, Half>>(r);
     return columns<function, Half, all_half_rows<function, Half>>(

@@ -82,7 +82,7 @@ struct Rows {
     ptrdiff_t after = 1;
     const Layout* layouts = nullptr;  // of x, v and u, where one of them is not contiguous; y is
     void* scratch = nullptr;  // of `scratch_size`
-    const bool* where = nullptr;  // of softmax, log_softmax, logsumexp along the last axis: the elements that count
+    const bool* where = nullptr;  // of softmax, log_softmax, logsumexp: the elements that count, laid out as x
     ptrdiff_t first = 0;
     int threads = 1;  // that share each row
     bool streams = false;  // y is too large to stay in the cache
@@ -116,6 +116,12 @@ constexpr ptrdiff_t columns_at_a_time(ptrdiff_t n, ptrdiff_t of) {
 }
 constexpr ptrdiff_t rows_at_a_time(ptrdiff_t n) { return std::max<ptrdiff_t>(1, (1 << 11) / n); }
 
+// Of columns with a mask, which are computed in scratch that stays near.
+constexpr ptrdiff_t masked_columns = 1024;
+constexpr ptrdiff_t masked_at_a_time(const Rows& r) {
+    return std::min(r.count, std::clamp<ptrdiff_t>((1 << 17) / r.n / 16 * 16, 16, masked_columns));
+}
+
 // Of softmax of rows up to this length, where scratch is free for them, the powers (16 bits) or their tails (float64) are kept; else
 // they are computed twice.
 constexpr ptrdiff_t longest_kept = 1 << 20;
@@ -134,6 +140,11 @@ constexpr ptrdiff_t scratch_size(Function f, const Rows& r, ptrdiff_t itemsize) 
     }
     if (r.after == 1 && !r.layouts && !r.where && f == SOFTMAX && itemsize != 4 && r.n > chunk && r.n <= longest_kept)
         return r.n * std::max<ptrdiff_t>(itemsize, 4);
+    if (r.after > 1 && r.where) {
+        Rows part = r;
+        part.where = nullptr, part.count = masked_at_a_time(r), part.after = std::min(r.after, part.count);
+        return 2 * part.count * r.n * itemsize + scratch_size(f, part, itemsize);
+    }
     return (r.after > 1 ? 2 * columns : r.layouts ? some : r.where && f == LOGSUMEXP ? some : 0) * itemsize;
 }
 

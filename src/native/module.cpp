@@ -8,8 +8,8 @@
 
 namespace {
 
-// function(x, axis, where, temperature, out, dtype): for arrays of floats along one axis, and no more than moderate temperatures;
-// None for anything else, which is not looked at further.
+// function(x, axis, where, temperature, out, dtype): for arrays of floats along one axis, or several that lie as one, and no more than
+// moderate temperatures; None for anything else, which is not looked at further.
 template <Function function>
 PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 6) return PyErr_Format(PyExc_TypeError, "6 arguments expected, not %zd", count);
@@ -17,23 +17,16 @@ PyObject* direct(PyObject*, PyObject* const* args, Py_ssize_t count) {
     auto x = reinterpret_cast<PyArrayObject*>(args[0]);
     if (!PyArray_CheckExact(args[0]) || !is_view(x) || dtype != Py_None) Py_RETURN_NONE;
     double t = to_temperature(temperature);
-    int axis = to_axis(args[1], x);
-    if (!(t > 0x1p-60 && t < 0x1p60) || axis < 0) Py_RETURN_NONE;
+    Axes axes = to_axes(args[1], x);
+    if (!(t > 0x1p-60 && t < 0x1p60) || axes.first < 0) Py_RETURN_NONE;
+    int axis = axes.first;
     npy_intp n = PyArray_DIM(x, axis);
     Rows rows{nullptr, nullptr, PyArray_SIZE(x) / n, n, &t};
-    if (where != Py_None) {
-        auto keep = reinterpret_cast<PyArrayObject*>(where);
-        if (!PyArray_IS_C_CONTIGUOUS(x) || within(x, axis) > 1) Py_RETURN_NONE;
-        if (!PyArray_CheckExact(where) || PyArray_TYPE(keep) != NPY_BOOL || !PyArray_ISCARRAY_RO(keep)) Py_RETURN_NONE;
-        if (!PyArray_SAMESHAPE(keep, x)) Py_RETURN_NONE;
-        if (out != Py_None) {
-            auto y = reinterpret_cast<PyArrayObject*>(out);
-            if (!PyArray_CheckExact(out) || !PyArray_IS_C_CONTIGUOUS(y) || overlap(keep, y)) Py_RETURN_NONE;
-        }
-        rows.where = static_cast<const bool*>(PyArray_DATA(keep));
-    }
-    if constexpr (function == LOGSUMEXP) return reduced<function>(x, axis, rows, out);
-    else return mapped<function>(&x, axis, rows, out);
+    Owned keep{where == Py_None ? nullptr : mask_of(where, x)};
+    if (where != Py_None && !keep.array) return PyErr_Occurred() ? nullptr : Py_NewRef(Py_None);
+    if (axes.end > axis + 1) return along_several<function>(x, axes, rows, out, keep.array);
+    if constexpr (function == LOGSUMEXP) return reduced<function>(x, axis, rows, out, keep.array);
+    else return mapped<function>(&x, axis, rows, out, keep.array);
 }
 
 // function(p, vectors..., axis, out): likewise.
